@@ -1,0 +1,150 @@
+"""The values that cross floors: states, a job to insert, a claimed job, what a worker knows of a task."""
+
+import enum
+import os
+import threading
+import time
+import uuid
+from datetime import datetime
+from typing import NamedTuple
+
+__all__ = ["ClaimedJob", "JobState", "LookRow", "NewJob", "as_job_id", "new_job_id"]
+
+
+class JobState(enum.StrEnum):
+    """Where a job is, as SQL spells it; `celery_name` is what AsyncResult.state says."""
+
+    SCHEDULED = "scheduled"
+    AVAILABLE = "available"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen to the job by itself."""
+        return self in _FINISHED
+
+    @property
+    def celery_name(self) -> str:
+        """The name code written for Celery compares with."""
+        return _CELERY_NAMES[self]
+
+
+_FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+_CELERY_NAMES = {
+    JobState.SCHEDULED: "PENDING",
+    JobState.AVAILABLE: "PENDING",
+    JobState.RUNNING: "STARTED",
+    JobState.SUCCEEDED: "SUCCESS",
+    JobState.FAILED: "FAILURE",
+    JobState.CANCELLED: "REVOKED",
+    JobState.EXPIRED: "REVOKED",
+}
+
+
+class NewJob(NamedTuple):
+    """One job to insert: the parameters of the query insert_job, in its order.
+
+    Delays and lifetimes travel as seconds and become instants on the database's clock.
+    """
+
+    id: str
+    task: str
+    queue: str
+    priority: int = 0
+    args: str | None = None  # JSON text
+    kwargs: str | None = None  # JSON text
+    headers: str | None = None  # JSON text
+    options: str | None = None  # JSON text: what this job overrides of its task
+    delay: float | None = None  # seconds
+    eta: datetime | None = None
+    expires_in: float | None = None  # seconds
+    expires_at: datetime | None = None
+    root_id: str | None = None
+    parent_id: str | None = None
+    own_id: bool = False  # the caller chose the id, which may be taken
+
+
+class LookRow(NamedTuple):
+    """The first row of a claim: what the claimer learns for its low-water mark, and when the next job is due."""
+
+    snapshot_xmin: int
+    snapshot_xmax: int
+    last_seq: int
+    due_in: float | None  # seconds
+
+
+class ClaimedJob(NamedTuple):
+    """One claimed job, as the claim returns it. JSON columns stay text until the job runs."""
+
+    id: str
+    seq: int
+    task: str
+    queue: str
+    priority: int
+    attempt: int
+    lost: int
+    args: str | None
+    kwargs: str | None
+    headers: str | None
+    options: str | None
+    run_at: str | None
+    expires_at: str | None
+    expired: bool | None
+    root_id: str | None
+    parent_id: str | None
+
+
+_id_lock = threading.Lock()
+_id_last_ms = 0
+_id_counter = 0
+
+
+def new_job_id() -> str:
+    """Return a UUIDv7 as text: 48 bits of milliseconds, a 12 bit counter within them, 62 random bits.
+
+    Ids made by one process ascend, which keeps index pages warm. Safe in threads and after fork (the random bits
+    come from the operating system).
+    """
+    global _id_last_ms, _id_counter
+    ms = time.time_ns() // 1_000_000
+    with _id_lock:
+        if ms > _id_last_ms:
+            _id_last_ms, _id_counter = ms, 0
+        else:
+            _id_counter += 1
+            if _id_counter > 0xFFF:
+                _id_last_ms, _id_counter = _id_last_ms + 1, 0
+        head = (_id_last_ms << 16) | 0x7000 | _id_counter
+    tail = (int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF) | 0x8000_0000_0000_0000
+    text = f"{head:016x}{tail:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def as_job_id(task_id: str) -> tuple[str, bool]:
+    """Map a caller's task_id to a job id.
+
+    Args:
+        task_id: a UUID in any spelling, taken as it is, or any other text, mapped by uuid5 of NAMESPACE_OID.
+
+    Returns:
+        The id as canonical UUID text, and whether it was mapped.
+    """
+    if len(task_id) in (32, 36):
+        try:
+            return str(uuid.UUID(task_id)), False
+        except ValueError:
+            pass
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, task_id)), True
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _renew_lock() -> None:
+        global _id_lock
+        _id_lock = threading.Lock()
+
+    os.register_at_fork(after_in_child=_renew_lock)

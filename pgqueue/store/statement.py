@@ -1,0 +1,91 @@
+"""Named queries and their values: what to run, with which parameters, and how to read the answer.
+
+Functions of the store build a Statement; `run` and `arun` are the only places that differ between sync and async.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Generic, LiteralString, NamedTuple, TypeVar, cast
+
+import psycopg
+
+R = TypeVar("R")
+Rows = list[tuple[Any, ...]]
+
+__all__ = ["Queries", "Rows", "Statement", "arun", "for_schema", "run", "sql_folder"]
+
+
+class Statement(NamedTuple, Generic[R]):
+    """One query with its parameters, and how to read its rows."""
+
+    sql: LiteralString
+    params: Mapping[str, Any] | Sequence[Any]
+    decode: Callable[[Rows], R]
+
+
+def run(connection: psycopg.Connection[Any], statement: Statement[R]) -> R:
+    """Run a statement on a sync connection, in whatever transaction it is in."""
+    cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
+    cursor.execute(statement.sql, statement.params)
+    return statement.decode(cursor.fetchall() if cursor.description else [])
+
+
+async def arun(connection: psycopg.AsyncConnection[Any], statement: Statement[R]) -> R:
+    """Run a statement on an async connection, in whatever transaction it is in."""
+    cursor = connection.cursor(row_factory=psycopg.rows.tuple_row)
+    await cursor.execute(statement.sql, statement.params)
+    return statement.decode(await cursor.fetchall() if cursor.description else [])
+
+
+def sql_folder(name: str) -> Path:
+    """Return the folder `sql` or `migrations`: inside the installed package, or beside it in a source tree."""
+    packaged = Path(str(resources.files("pgqueue"))) / f"_{name}"
+    return packaged if packaged.is_dir() else Path(str(resources.files("pgqueue"))).parent / name
+
+
+# A quoted literal that names the schema, a lock or a channel; or the bare identifier.
+_SCHEMA_WORD = re.compile(r"\bpgqueue\b(?!\.errors)")
+
+
+def for_schema(text: str, schema: str) -> str:
+    """Return SQL written for the schema `pgqueue` as SQL for another schema.
+
+    Inside single quotes the bare name is put in, elsewhere the quoted identifier. The name was validated by the
+    configuration ([a-z_][a-z0-9_]*), so that quoting can neither fail nor be escaped.
+    """
+    if schema == "pgqueue":
+        return text
+    parts = text.split("'")
+    quoted = f'"{schema}"'
+    return "'".join(_SCHEMA_WORD.sub(schema if i % 2 else quoted, part) for i, part in enumerate(parts))
+
+
+_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+
+
+@functools.cache
+def _all_queries() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted(sql_folder("sql").glob("*.sql")):
+        pieces = _NAME.split(path.read_text(encoding="utf-8"))
+        for name, body in zip(pieces[1::2], pieces[2::2], strict=True):
+            if name in found:
+                raise ValueError(f"{path}: query {name} is defined twice")
+            found[name] = re.sub(r"^--.*\n", "", body.lstrip("\n"), flags=re.MULTILINE).strip().rstrip(";")
+    return found
+
+
+class Queries(dict[str, LiteralString]):
+    """The named queries of sql/*.sql, for one schema.
+
+    Args:
+        schema: where the tables live; validated by the configuration.
+    """
+
+    def __init__(self, schema: str) -> None:
+        # The texts come from files of this package; only the validated schema name is put in.
+        super().__init__({name: cast(LiteralString, for_schema(text, schema)) for name, text in _all_queries().items()})
+        self.schema = schema

@@ -1,0 +1,47 @@
+-- name: claim_jobs
+-- The first row describes the look; the others are the jobs claimed. Arrays travel as text: ids and places need no quoting.
+select * from pgqueue.claim_jobs(
+    %(worker_id)s, %(token)s, %(queues)s::text[], %(priorities)s::smallint[], %(after)s::bigint[], %(before)s::bigint[],
+    %(limit)s, %(excluded)s::text[], %(due_after)s)
+
+-- name: finish_jobs
+-- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON escapes.
+select unnest(pgqueue.finish_jobs(
+    %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
+    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s))
+
+-- name: retry_jobs
+-- Fenced; running jobs that asked for another attempt.
+select unnest(pgqueue.retry_jobs(
+    %(ids)s::uuid[], %(tokens)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(tracebacks)s::text[],
+    %(changes)s::text[], %(keep)s))
+
+-- name: release_jobs
+-- Fenced; given back as if never claimed.
+select unnest(pgqueue.release_jobs(%(ids)s::uuid[], %(tokens)s::bigint[]))
+
+-- name: lose_jobs
+-- Fenced; attempts that ended with the process that ran them.
+select id, outcome from pgqueue.lose_jobs(
+    %(ids)s::uuid[], %(tokens)s::bigint[], %(lost_limit)s, %(at_most_once)s::text[], %(reason)s, %(keep)s)
+
+-- name: rescue_jobs
+-- Jobs of workers whose lease ran out.
+select worker_id, worker, id, outcome from pgqueue.rescue_jobs(%(lost_limit)s, %(limit)s, %(keep)s)
+
+-- name: held_jobs
+-- After a reconnect: which of these attempts are still this worker's.
+select j.id from unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) u (id, token)
+join pgqueue.live_jobs j on j.id = u.id and j.claim_token = u.token and j.state || '' = 'running'
+
+-- name: finished_attempts
+-- After an unknown commit: which of these attempts have ended for good.
+select f.id from pgqueue.finished_jobs f where f.id = any (%(ids)s::uuid[])
+
+-- name: fall_asleep
+-- On the LISTEN session: become the one whom enqueues wake.
+select sentinel, asleep from pgqueue.fall_asleep(%(queues)s::text[])
+
+-- name: wake_up
+-- On the LISTEN session: enqueues need not notify any more.
+select pgqueue.wake_up(%(queues)s::text[], %(hand_over)s)
