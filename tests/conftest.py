@@ -1,0 +1,113 @@
+"""Fixtures of every test: a PostgreSQL server a session, a fresh database a test; PGQUEUE_TEST_PG (18)."""
+
+import importlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support.cluster import Cluster, binaries
+from tests.support.process import CommandLine, clean_environment, cli
+
+if TYPE_CHECKING:
+    from pgqueue import PgQueue
+
+_TEMPLATE = "migrated"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The programs of the PostgreSQL under test."""
+    return binaries(int(os.environ.get("PGQUEUE_TEST_PG", "18")))
+
+
+@pytest.fixture(scope="session")
+def server(programs: Path) -> Iterator[Cluster]:
+    """The session's server. Never stop it or change its settings: that is what private_server is for."""
+    cluster = Cluster(programs)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.destroy()
+
+
+@pytest.fixture
+def private_server(programs: Path) -> Iterator[Cluster]:
+    """A server of this test's own, running, with nothing in it: to be stopped, killed and configured at will."""
+    cluster = Cluster(programs)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.destroy()
+
+
+@pytest.fixture
+def empty_dsn(server: Cluster) -> Iterator[str]:
+    """The DSN of a fresh database without our schema."""
+    name = f"empty_{next(_numbers)}"
+    yield server.create_database(name)
+    server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def template(server: Cluster) -> str:
+    """The name of a migrated database that is never connected to again, so that it can be cloned."""
+    server.create_database(_TEMPLATE)
+    # Imported when first needed: tests of rooms below the store must not depend on it.
+    importlib.import_module("pgqueue.store.schema").migrate(server.dsn(_TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def dsn(server: Cluster, template: str) -> Iterator[str]:
+    """The DSN of a fresh, migrated database, dropped after the test (open sessions are ended)."""
+    name = f"test_{next(_numbers)}"
+    yield server.create_database(name, template)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[psycopg.Connection]:
+    """A connection to the database of `dsn`, in a transaction once used, rolled back after the test."""
+    connection = psycopg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def app(dsn: str) -> "PgQueue":
+    """An application on the database of `dsn`."""
+    module = importlib.import_module("pgqueue")
+    queue: PgQueue = module.PgQueue("test", dsn=dsn)
+    return queue
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., CommandLine]]:
+    """spawn(*command, env={...}, cwd=None): start a program; killed after the test with all its children."""
+    started: list[CommandLine] = []
+
+    def start(*command: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> CommandLine:
+        started.append(CommandLine(command, clean_environment(**(env or {})), cwd))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill_all()
+
+
+@pytest.fixture
+def spawn_cli(spawn: Callable[..., CommandLine]) -> Callable[..., CommandLine]:
+    """spawn_cli(*args, env={...}, cwd=None): start `pgqueue *args`; see CommandLine for expect() and wait()."""
+
+    def start(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> CommandLine:
+        return spawn(*cli(*args), env=env, cwd=cwd)
+
+    return start
