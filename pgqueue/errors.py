@@ -188,14 +188,21 @@ class Retry(TaskPredicate):
         message: shown by people and logs.
         exc: the error that led to the retry, if any.
         when: seconds from now, or the (aware) instant.
+        changes: what the next attempt replaces of the job: "args", "kwargs" (encoded), "queue", "priority", "options"
+            and "expires_in" (seconds).
     """
 
     def __init__(
-        self, message: str | None = None, exc: BaseException | None = None, when: float | datetime | None = None
+        self,
+        message: str | None = None,
+        exc: BaseException | None = None,
+        when: float | datetime | None = None,
+        changes: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message or (f"retry: {exc!r}" if exc is not None else "retry"))
         self.exc = exc
         self.when = when
+        self.changes = changes
 
 
 class Ignore(TaskPredicate):
