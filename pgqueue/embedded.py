@@ -32,6 +32,7 @@ __all__ = [
     "binaries",
     "notice",
     "path",
+    "reachable",
     "reset",
     "running_dsn",
     "server_account",
@@ -118,6 +119,29 @@ def server_account() -> Account:
     )
 
 
+def reachable(programs: Path, place: Path) -> Path:
+    """The programs where the server's user can run them: as they are, or a copy in `place`.
+
+    The copy is needed by root, when the virtual environment lies in a directory that is closed to others (root's home).
+    """
+    try:
+        _run(place, [programs / "initdb", "--version"])
+    except ConfigurationError:
+        package = programs.parents[1]
+        copy = place / f"programs-{package.name}-{programs.parent.name}"
+        if not copy.exists():
+            part = place / f"{copy.name}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            # Linux wheels keep their libraries beside the package, and the programs find them from where they are.
+            for name in (programs.parent.relative_to(package.parent), f"{package.name}.libs"):
+                if (package.parent / name).exists():
+                    shutil.copytree(package.parent / name, part / name, symlinks=True)
+            part.rename(copy)
+        programs = copy / programs.relative_to(package.parent)
+        _run(place, [programs / "initdb", "--version"])
+    return programs
+
+
 @dataclass(frozen=True)
 class EmbeddedServer:
     """A development server in a directory of its own.
@@ -170,12 +194,12 @@ class EmbeddedServer:
         with self._lock():
             if dsn := self.running_dsn():
                 return dsn
-            programs = self._programs()
+            programs = reachable(binaries(), self.path)
             if not self.data.exists():
                 self._create(programs)
             log = self.data / "server.log"
             try:
-                self._run([programs / "pg_ctl", "start", "--wait", "--silent", "-D", self.data, "-l", log])
+                _run(self.path, [programs / "pg_ctl", "start", "--wait", "--silent", "-D", self.data, "-l", log])
             except ConfigurationError as error:
                 last = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else str(error)
                 raise DatabaseUnavailable(f"the embedded PostgreSQL in {self.path} does not start:\n{last}") from None
@@ -211,7 +235,10 @@ class EmbeddedServer:
     def _stop(self) -> bool:
         if self.running_dsn() is None:
             return False
-        self._run([self._programs() / "pg_ctl", "stop", "--wait", "--silent", "--mode=fast", "-D", self.data])
+        _run(
+            self.path,
+            [reachable(binaries(), self.path) / "pg_ctl", "stop", "--wait", "--silent", "--mode=fast", "-D", self.data],
+        )
         return True
 
     def _create(self, programs: Path) -> None:
@@ -224,7 +251,8 @@ class EmbeddedServer:
         if "user" in account:
             os.chown(part, account["user"], account["group"])
         settings = {**_SETTINGS, "unix_socket_directories": str(self.data), "unix_socket_permissions": "0700"}
-        self._run(
+        _run(
+            self.path,
             [
                 *(programs / "initdb", "-D", part, "--username=postgres", "--auth=trust", "--encoding=UTF8"),
                 *(
@@ -233,54 +261,10 @@ class EmbeddedServer:
                     "--builtin-locale=C.UTF-8",
                 ),  # the same order on every machine
                 *(f"--set={name}={value}" for name, value in settings.items()),
-            ]
+            ],
         )
-        self._run([programs / "postgres", "--single", "-D", part, "template1"], f"create database {DATABASE}\n")
+        _run(self.path, [programs / "postgres", "--single", "-D", part, "template1"], f"create database {DATABASE}\n")
         part.rename(self.data)
-
-    def _programs(self) -> Path:
-        """The programs, where the server's user can run them: a copy, when root's environment lies in root's home."""
-        packaged = binaries()
-        try:
-            self._run([packaged / "postgres", "--version"])
-        except ConfigurationError:
-            copy = self.path / f"programs-{MAJOR}"
-            if not copy.exists():
-                part = self.path / f"{copy.name}.part"
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(packaged.parent, part, symlinks=True)
-                part.rename(copy)
-            self._run([copy / "bin" / "postgres", "--version"])
-            return copy / "bin"
-        return packaged
-
-    def _run(self, command: Sequence[str | Path], text: str | None = None) -> None:
-        """Run a program of PostgreSQL as the server's user; ConfigurationError with its last words when it fails."""
-        # Output goes to a file, never a pipe: a server started here would hold the pipe open and we would wait.
-        with tempfile.TemporaryFile() as output:
-            try:
-                subprocess.run(
-                    command,
-                    check=True,
-                    cwd=self.path,
-                    env=_environment(os.environ),
-                    input=None if text is None else text.encode(),
-                    stdin=subprocess.DEVNULL if text is None else None,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C at the application is not for the server
-                    **server_account(),
-                )
-            except PermissionError as error:
-                raise ConfigurationError(
-                    f"{error}: the server's user must be able to enter this directory"
-                    " (PGQUEUE_EMBEDDED_PATH chooses another)"
-                ) from None
-            except subprocess.CalledProcessError as error:
-                output.seek(0)
-                said = " ".join(output.read().decode(errors="replace").strip().splitlines()[-3:])
-                program = Path(command[0]).name
-                raise ConfigurationError(f"{program} failed in {self.path} ({error.returncode}): {said}") from None
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -320,6 +304,35 @@ def reset() -> None:
 def running_dsn() -> str | None:
     """The DSN of the server at `path()` when it accepts connections, else None."""
     return EmbeddedServer(path()).running_dsn()
+
+
+def _run(place: Path, command: Sequence[str | Path], text: str | None = None) -> None:
+    """Run a program of PostgreSQL as the server's user; ConfigurationError with its last words when it fails."""
+    # Output goes to a file, never a pipe: a server started here would hold the pipe open and we would wait.
+    with tempfile.TemporaryFile() as output:
+        try:
+            subprocess.run(
+                command,
+                check=True,
+                cwd=place,
+                env=_environment(os.environ),
+                input=None if text is None else text.encode(),
+                stdin=subprocess.DEVNULL if text is None else None,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C at the application is not for the server
+                **server_account(),
+            )
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"{error}: the server's user must be able to enter this directory"
+                " (PGQUEUE_EMBEDDED_PATH chooses another)"
+            ) from None
+        except subprocess.CalledProcessError as error:
+            output.seek(0)
+            said = " ".join(output.read().decode(errors="replace").strip().splitlines()[-3:])
+            program = Path(command[0]).name
+            raise ConfigurationError(f"{program} failed in {place} ({error.returncode}): {said}") from None
 
 
 def _is_root() -> bool:

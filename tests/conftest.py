@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from pgqueue import embedded
 from tests.support.cluster import Cluster, binaries
 from tests.support.process import CommandLine, clean_environment, cli
 
@@ -21,9 +23,11 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def programs() -> Path:
-    """The programs of the PostgreSQL under test."""
-    return binaries(int(os.environ.get("PGQUEUE_TEST_PG", "18")))
+def programs() -> Iterator[Path]:
+    """The programs of the PostgreSQL under test, where the server's user can run them."""
+    with tempfile.TemporaryDirectory(prefix="pgq-programs-") as place:
+        Path(place).chmod(0o755)
+        yield embedded.reachable(binaries(int(os.environ.get("PGQUEUE_TEST_PG", "18"))), Path(place))
 
 
 @pytest.fixture(scope="session")

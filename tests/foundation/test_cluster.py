@@ -59,7 +59,8 @@ def test_no_server_outlives_its_tests(spawn: Callable[..., CommandLine], program
         sys.executable,
         "-c",
         "import pathlib, sys; from tests.support.cluster import Cluster\n"
-        "c = Cluster(pathlib.Path(sys.argv[1])).start(); print('pid', c.pid, c.directory, flush=True); sys.stdin.read()",
+        "cluster = Cluster(pathlib.Path(sys.argv[1])).start()\n"
+        "print('pid', cluster.pid, cluster.directory); sys.stdin.read()",
         str(programs),
         cwd=Path(__file__).parents[2],
     )

@@ -1,4 +1,4 @@
-"""Private PostgreSQL servers for tests: made started, stopped, killed, never left behind."""
+"""Private PostgreSQL servers for tests: started, stopped, killed, never left behind."""
 
 import atexit
 import contextlib
