@@ -13,7 +13,7 @@ demo: $(STAMP) ## build .venv, start an embedded PostgreSQL and a worker, run re
 	$(BIN)/pgqueue demo
 
 test: $(STAMP) ## every test, on the embedded PostgreSQL (PGQUEUE_TEST_PG=15|16|17|18; ARGS="-k name")
-	$(PYTEST) tests $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, import layers
 	$(BIN)/ruff format --check .
@@ -25,7 +25,7 @@ bench: $(STAMP) ## measure the bars beside their floors, under three minutes (LO
 	$(BIN)/python -m bench $(if $(LONG),--long)
 
 faults: $(STAMP) ## the fault tests again and longer (PGQUEUE_FAULTS_REPEAT, 10)
-	PGQUEUE_FAULTS_REPEAT=$${PGQUEUE_FAULTS_REPEAT:-10} $(PYTEST) tests -m faults --timeout 1800 $(ARGS)
+	PGQUEUE_FAULTS_REPEAT=$${PGQUEUE_FAULTS_REPEAT:-10} $(PYTEST) -m faults --timeout 1800 $(ARGS)
 
 matrix: $(STAMP) ## every test on PostgreSQL 15, 16, 17 and 18, as far as they install (ARGS as for test)
 	$(BIN)/python scripts/matrix.py $(ARGS)

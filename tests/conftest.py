@@ -3,6 +3,8 @@
 import importlib
 import itertools
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from pgqueue import embedded
 from tests.support.cluster import Cluster, binaries
-from tests.support.process import CommandLine, clean_environment, cli
+from tests.support.process import REPOSITORY, CommandLine, clean_environment, cli
 
 if TYPE_CHECKING:
     from pgqueue import PgQueue
@@ -115,3 +117,14 @@ def spawn_cli(spawn: Callable[..., CommandLine]) -> Callable[..., CommandLine]:
         return spawn(*cli(*args), env=env, cwd=cwd)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def archives() -> Iterator[Path]:
+    """A directory with the source archive and the wheel built from it, as a release would be."""
+    with tempfile.TemporaryDirectory() as place:
+        # No isolation: the environment's own build backend, so that the tests need no network.
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", place, str(REPOSITORY)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield Path(place)

@@ -18,9 +18,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import embedded
-from tests.support.process import wait_until
+from tests.support.process import REPOSITORY, wait_until
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MAJORS = (15, 16, 17, 18)
 
 StopMode = Literal["smart", "fast", "immediate"]
