@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 T = TypeVar("T")
 
 
