@@ -24,6 +24,14 @@ _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each fault test PGQUEUE_FAULTS_REPEAT times (1; `make faults` says 10): races show on some rounds only."""
+    rounds = int(os.environ.get("PGQUEUE_FAULTS_REPEAT", "1"))
+    if rounds > 1 and metafunc.definition.get_closest_marker("faults"):
+        metafunc.fixturenames.append("fault_round")
+        metafunc.parametrize("fault_round", range(1, rounds + 1))
+
+
 @pytest.fixture(scope="session")
 def programs() -> Iterator[Path]:
     """The programs of the PostgreSQL under test, where the server's user can run them."""
