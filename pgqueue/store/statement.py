@@ -6,7 +6,6 @@ Functions of the store build a Statement; `run` and `arun` are the only places t
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, LiteralString, NamedTuple, TypeVar, cast
 
@@ -42,11 +41,14 @@ async def arun(connection: psycopg.AsyncConnection[Any], statement: Statement[R]
 
 def sql_folder(name: str) -> Path:
     """Return the folder `sql` or `migrations`: inside the installed package, or beside it in a source tree."""
-    packaged = Path(str(resources.files("pgqueue"))) / f"_{name}"
-    return packaged if packaged.is_dir() else Path(str(resources.files("pgqueue"))).parent / name
+    package = Path(__file__).parents[1]
+    packaged = package / f"_{name}"
+    return packaged if packaged.is_dir() else package.parent / name
 
 
-# A quoted literal that names the schema, a lock or a channel; or the bare identifier.
+# A comment or a literal is one token, so that an apostrophe in a comment opens no literal. In literals the schema's name
+# stands for a lock or a channel.
+_TOKEN = re.compile(r"--[^\n]*|'[^']*'|\bpgqueue\b")
 _SCHEMA_WORD = re.compile(r"\bpgqueue\b(?!\.errors)")
 
 
@@ -58,9 +60,14 @@ def for_schema(text: str, schema: str) -> str:
     """
     if schema == "pgqueue":
         return text
-    parts = text.split("'")
-    quoted = f'"{schema}"'
-    return "'".join(_SCHEMA_WORD.sub(schema if i % 2 else quoted, part) for i, part in enumerate(parts))
+
+    def put_in(token: re.Match[str]) -> str:
+        found = token[0]
+        if found.startswith("--"):
+            return found
+        return _SCHEMA_WORD.sub(schema, found) if found.startswith("'") else f'"{schema}"'
+
+    return _TOKEN.sub(put_in, text)
 
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
