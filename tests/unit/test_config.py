@@ -419,7 +419,7 @@ def test_settings_from_a_mapping_must_all_be_known(conf: Conf) -> None:
 
 def test_a_namespace_selects_upper_case_names(conf: Conf) -> None:
     class Settings:
-        CELERY_TASK_ROUTES = {"a": "b"}
+        CELERY_TASK_ROUTES = (("a", "b"),)
         CELERY_TIMEZONE = "Europe/Berlin"
         TIMEZONE = "Asia/Tokyo"
         DEBUG = True

@@ -105,7 +105,7 @@ def test_task_modules_are_imported(project: Path) -> None:
     assert [module.__name__ for module in import_tasks(["shop.tasks", "shop"])] == ["shop.tasks", "shop"]
     with pytest.raises(ConfigurationError, match=r"^shop/bad.py:2: ZeroDivisionError: division by zero$"):
         import_tasks(["shop.bad"])
-    with pytest.raises(ConfigurationError, match="no module 'shop.none'"):
+    with pytest.raises(ConfigurationError, match=r"no module 'shop\.none'"):
         import_tasks(["shop.none"])
 
 
@@ -134,7 +134,7 @@ def test_objects_by_path(project: Path) -> None:
         assert find_object(path).__name__ == "Router"
     assert find_object("shop.routes:Router.inner") == 5
     assert find_object("shop.routes").__name__ == "shop.routes"
-    with pytest.raises(ConfigurationError, match="shop/routes.py has no attribute 'None'"):
+    with pytest.raises(ConfigurationError, match=r"shop/routes\.py has no attribute 'None'"):
         find_object("shop.routes.None")
     for path in ("", ":", "a b", "../x"):
         with pytest.raises(ConfigurationError, match="expected a module"):
