@@ -168,6 +168,7 @@ class Conf(Mapping[str, Any]):
         self.check()
         self._moment = moment
         self._frozen = {name: self._find(name)[0] for name in SETTINGS}
+        vars(self).update(self._frozen)  # from now on an attribute is read at an attribute's price
 
     @property
     def frozen(self) -> bool:
