@@ -3,6 +3,7 @@
 from alembic import context
 
 from pgqueue.store.migration import VERSION_TABLE
+from pgqueue.store.statement import Queries
 
 attributes = context.config.attributes
 schema: str = attributes["schema"]
@@ -16,4 +17,6 @@ else:
     context.configure(connection=connection, version_table=VERSION_TABLE, version_table_schema=schema)
 
 with context.begin_transaction():
+    if connection is None:
+        context.get_context().impl.static_output(f"{Queries(schema)['create_schema']};")
     context.run_migrations(schema=schema)

@@ -27,9 +27,3 @@ from pg_namespace n where n.nspname = 'pgqueue'
 
 -- name: drop_schema
 drop schema pgqueue
-
--- name: version_table_exists
-select to_regclass('pgqueue.alembic_version') is not null
-
--- name: schema_version
-select version_num from pgqueue.alembic_version

@@ -36,3 +36,6 @@ delete from pgqueue.{partition} where ended_at < now() - make_interval(secs => %
 
 -- name: set_session_lock_timeout
 select set_config('lock_timeout', %(milliseconds)s, false)
+
+-- name: reset_lock_timeout
+reset lock_timeout

@@ -1,4 +1,4 @@
-"""What needs Alembic, and with it SQLAlchemy: imported only while a schema is migrated. Callers use pgqueue.store.schema."""
+"""What needs Alembic, and with it SQLAlchemy: imported only while a schema is migrated, by pgqueue.store.schema."""
 
 import io
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from alembic import command, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
@@ -53,14 +54,20 @@ def move(
     """Take the schema to `target` ("head", "base" or a revision), each step in one transaction with its version row.
 
     Args:
-        connect: opens a connection that is not in autocommit.
+        connect: opens a connection.
         schema: validated name.
         target: where to go, up or down.
         lock_timeout: seconds a step may wait for a lock on a table.
         on_step: called with the revision and "up" or "down" after each step has committed.
         on_wait: called once when another migration is running.
     """
-    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+
+    def in_transactions() -> psycopg.Connection[Any]:
+        connection = connect()
+        connection.autocommit = False
+        return connection
+
+    engine = create_engine("postgresql+psycopg://", creator=in_transactions, poolclass=NullPool)
     queries = Queries(schema)
     directory = ScriptDirectory.from_config(_config(schema))
     goal = directory.get_current_head() if target == "head" else None if target == "base" else target
@@ -90,7 +97,7 @@ def print_sql(schema: str) -> str:
     """Every step up as SQL text, version rows included."""
     output = io.StringIO()
     command.upgrade(_config(schema, output=output), "head", sql=True)
-    return f"{Queries(schema)['create_schema']};\n\n{output.getvalue()}"
+    return output.getvalue()
 
 
 def upgrade_within(schema: str, target: str) -> None:
@@ -138,7 +145,7 @@ def _current(connection: Connection, schema: str) -> str | None:
 
 def _path(directory: ScriptDirectory, current: str | None, goal: str | None) -> list[Script]:
     """The steps from `current` up to `goal`, first to run first; none when `goal` is not above."""
-    scripts = list(directory.walk_revisions("base", goal or "base"))
+    scripts = list(directory.walk_revisions("base", goal)) if goal is not None else []
     known = [script.revision for script in scripts]
     if current is None:
         return scripts[::-1]
@@ -146,19 +153,16 @@ def _path(directory: ScriptDirectory, current: str | None, goal: str | None) -> 
 
 
 def _next_step(directory: ScriptDirectory, current: str | None, goal: str | None) -> tuple[str, str] | None:
+    """The revision to go to next, and the way there; None at the goal."""
     if current == goal:
         return None
     try:
-        if current is not None:
-            directory.get_revision(current)
-        up = _path(directory, current, goal) if goal is not None else []
-    except Exception as error:
-        raise SchemaError(str(error)) from error
-    if up:
-        return up[0].revision, "up"
-    assert current is not None
-    below = directory.get_revision(current).down_revision
-    return cast(str, below) if below is not None else "base", "down"
+        if up := _path(directory, current, goal):
+            return up[0].revision, "up"
+        below = None if current is None else directory.get_revision(current).down_revision
+    except CommandError as error:
+        raise SchemaError(f"{error}") from error
+    return (below if isinstance(below, str) else "base"), "down"
 
 
 def _take_turn(connection: Connection, queries: Queries, on_wait: Callable[[], None] | None) -> bool:

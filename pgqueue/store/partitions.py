@@ -72,14 +72,14 @@ def drop_expired(connection: psycopg.Connection[Any], queries: Queries, lock_tim
     Args:
         connection: in autocommit, used by nobody else meanwhile.
         queries: of the schema.
-        lock_timeout: seconds to wait at each step for transactions that use the partition; what cannot be had by then is
-            left for the next call, which also ends a detach that was interrupted.
+        lock_timeout: seconds to wait at each step for transactions that use the partition; what cannot be had by then
+            is left for the next call, which also ends a detach that was interrupted.
 
     Raises:
         psycopg.Error: the connection broke, or this role does not own the tables.
     """
     done = Pruned([], {})
-    _set_lock_timeout(connection, queries, lock_timeout)
+    connection.execute(queries["set_session_lock_timeout"], {"milliseconds": str(round(lock_timeout * 1000))})
     try:
         for partition in run(connection, list_partitions(queries)):
             if not partition.expired:
@@ -92,14 +92,14 @@ def drop_expired(connection: psycopg.Connection[Any], queries: Queries, lock_tim
                 done.dropped.append(partition.name)
     finally:
         if not connection.closed:
-            _set_lock_timeout(connection, queries, 0)
+            connection.execute(queries["reset_lock_timeout"])
     return done
 
 
 def delete_older(
     connection: psycopg.Connection[Any], queries: Queries, partition: Partition, age_seconds: float
 ) -> int:
-    """Delete the rows of one partition that ended longer ago than `age_seconds`, before their time; returns how many."""
+    """Delete the rows of one partition that ended more than `age_seconds` ago, before their time; returns how many."""
     query = "delete_old_jobs" if partition.parent == "finished_jobs" else "delete_old_attempts"
     return connection.execute(_named(queries, query, partition), {"age": age_seconds}).rowcount
 
@@ -115,7 +115,3 @@ def _named(queries: Queries, query: str, partition: Partition) -> sql.Composed:
     return sql.SQL(queries[query]).format(
         parent=sql.Identifier(partition.parent), partition=sql.Identifier(partition.name)
     )
-
-
-def _set_lock_timeout(connection: psycopg.Connection[Any], queries: Queries, seconds: float) -> None:
-    connection.execute(queries["set_session_lock_timeout"], {"milliseconds": str(round(seconds * 1000))})

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, LiteralString, NamedTuple, TypeVar, cast
+from typing import Any, Generic, LiteralString, NamedTuple, TypeVar
 
 import psycopg
 
@@ -46,8 +46,8 @@ def sql_folder(name: str) -> Path:
     return packaged if packaged.is_dir() else package.parent / name
 
 
-# A comment or a literal is one token, so that an apostrophe in a comment opens no literal. In literals the schema's name
-# stands for a lock or a channel.
+# A comment or a literal is one token, so that an apostrophe in a comment opens no literal. In literals the schema's
+# name stands for a lock or a channel.
 _TOKEN = re.compile(r"--[^\n]*|'[^']*'|\bpgqueue\b")
 _SCHEMA_WORD = re.compile(r"\bpgqueue\b(?!\.errors)")
 
@@ -94,5 +94,6 @@ class Queries(dict[str, LiteralString]):
 
     def __init__(self, schema: str) -> None:
         # The texts come from files of this package; only the validated schema name is put in.
-        super().__init__({name: cast(LiteralString, for_schema(text, schema)) for name, text in _all_queries().items()})
+        texts: dict[str, Any] = {name: for_schema(text, schema) for name, text in _all_queries().items()}
+        super().__init__(texts)
         self.schema = schema
