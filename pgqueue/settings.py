@@ -203,7 +203,7 @@ SETTINGS: dict[str, Setting] = {
             "worker_pool",
             v.pool,
             "processes",
-            "processes (prefork), threads, eventloop (coroutines always run on it) or solo",
+            "processes (prefork), threads, loop (coroutines always run on it) or solo",
             True,
             from_text,
         ),

@@ -198,11 +198,11 @@ def credentials(value: Any) -> Any:
 
 def pool(value: Any) -> str:
     known = {"prefork": "processes", "processes": "processes", "threads": "threads", "solo": "solo"}
-    known |= {"eventloop": "eventloop", "asyncio": "eventloop"}
+    known |= {"loop": "loop", "asyncio": "loop"}
     if value in ("gevent", "eventlet", "custom"):
         raise ValueError(f"there is no pool {value!r}: use threads, or write the tasks as coroutines (async def)")
     if not isinstance(value, str) or value not in known:
-        raise _expected("'processes' (prefork), 'threads', 'eventloop' or 'solo'", value)
+        raise _expected("'processes' (prefork), 'threads', 'loop' or 'solo'", value)
     return known[value]
 
 

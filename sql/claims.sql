@@ -2,7 +2,7 @@
 -- The first row describes the look; the others are the jobs claimed. Arrays travel as text: ids and places need no quoting.
 select * from pgqueue.claim_jobs(
     %(worker_id)s, %(token)s, %(queues)s::text[], %(priorities)s::smallint[], %(after)s::bigint[], %(before)s::bigint[],
-    %(limit)s, %(excluded)s::text[], %(due_after)s)
+    %(limit)s, %(excluded)s::text[], %(due_window)s)
 
 -- name: finish_jobs
 -- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON escapes.
@@ -45,3 +45,26 @@ select sentinel, asleep from pgqueue.fall_asleep(%(queues)s::text[])
 -- name: wake_up
 -- On the LISTEN session: enqueues need not notify any more.
 select pgqueue.wake_up(%(queues)s::text[], %(hand_over)s)
+
+-- name: begin_task
+-- Begins a transactional task: the id by which its end knows that the transaction is still the same.
+select pg_current_xact_id()::text
+
+-- name: finish_task
+-- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost.
+select pg_current_xact_id()::text, pgqueue.finish_jobs(
+    %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
+    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s)
+
+-- name: reset_session
+discard all
+
+-- name: listen
+listen pgqueue
+
+-- name: listen_pid
+-- Differs from the connection's own idea of it when a pooler is in between.
+select pg_backend_pid()
+
+-- name: notify_self
+select pg_notify('pgqueue', %(payload)s)

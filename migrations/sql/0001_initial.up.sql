@@ -327,7 +327,7 @@ end $$;
 
 create function pgqueue.claim_jobs(
     p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[],
-    p_limit integer, p_excluded text[], p_due_after timestamptz
+    p_limit integer, p_excluded text[], p_due_window double precision
 ) returns table (
     snapshot_xmin bigint, snapshot_xmax bigint, last_seq bigint, due_in double precision,
     id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint,
@@ -342,6 +342,8 @@ set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_pla
 declare
     v_now timestamptz := clock_timestamp();
     v_due timestamptz;
+    -- Under a held snapshot the entries of all jobs that were ever due stay: look no further back than needed.
+    v_due_after timestamptz := coalesce(v_now - make_interval(secs => p_due_window), '-infinity');
     v_last bigint;
     v_snapshot pg_snapshot;
 begin
@@ -353,11 +355,11 @@ begin
     end if;
 
     select s.run_at into v_due from pgqueue.live_jobs s
-    where s.state = 'scheduled' and s.run_at > p_due_after order by s.run_at limit 1;
+    where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
     if v_due <= v_now then
-        perform pgqueue.stage_jobs(p_due_after, 1000);
+        perform pgqueue.stage_jobs(v_due_after, 1000);
         select s.run_at into v_due from pgqueue.live_jobs s
-        where s.state = 'scheduled' and s.run_at > p_due_after order by s.run_at limit 1;
+        where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
     end if;
 
     -- In this order: whoever drew a place up to last_seq had its id before this snapshot was taken.

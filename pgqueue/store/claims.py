@@ -1,0 +1,188 @@
+"""Statements of the run side: claim, finish, retry, release, lose, rescue. Each finish is fenced by its claim's token.
+
+Arrays of ids, numbers and names that cannot need quoting travel as PostgreSQL array text: a batch of 500 is then one
+string to send, and not 500 values to adapt.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pgqueue.job import ClaimedJob, LookRow
+from pgqueue.store.statement import Queries, Rows, Statement
+
+__all__ = [
+    "SEPARATOR",
+    "claim_jobs",
+    "fall_asleep",
+    "finish_jobs",
+    "finished_attempts",
+    "held_jobs",
+    "lose_jobs",
+    "release_jobs",
+    "rescue_jobs",
+    "retry_jobs",
+    "wake_up",
+]
+
+# JSON text never holds it raw, so that results need no quoting between them.
+SEPARATOR = "\x1f"
+
+Fence = Sequence[tuple[str, int]]  # (job id, claim token)
+
+
+def _array(values: Iterable[Any]) -> str:
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _fence(fence: Fence) -> dict[str, Any]:
+    return {"ids": _array(i for i, _ in fence), "tokens": _array(t for _, t in fence)}
+
+
+def _ids(rows: Rows) -> list[str]:
+    return [str(row[0]) for row in rows]
+
+
+def _claimed(rows: Rows) -> tuple[LookRow, list[ClaimedJob]]:
+    look = rows[0]
+    make = ClaimedJob._make
+    return LookRow._make(look[:4]), [make(row[4:]) for row in rows[1:]]
+
+
+def claim_jobs(
+    queries: Queries,
+    worker_id: int,
+    token: int,
+    lanes: Sequence[tuple[str, int, int, int]],
+    limit: int,
+    excluded: Sequence[str],
+    due_window: float | None,
+) -> Statement[tuple[LookRow, list[ClaimedJob]]]:
+    """Claim up to `limit` jobs from lanes (queue, priority, after, before), in the order of the lanes.
+
+    Due jobs are staged first: those that became due within `due_window` seconds, or ever (None).
+    """
+    return Statement(
+        queries["claim_jobs"],
+        {
+            "worker_id": worker_id,
+            "token": token,
+            "queues": _array(lane[0] for lane in lanes),
+            "priorities": _array(lane[1] for lane in lanes),
+            "after": _array(lane[2] for lane in lanes),
+            "before": _array(lane[3] for lane in lanes),
+            "limit": limit,
+            "excluded": list(excluded) or None,
+            "due_window": due_window,
+        },
+        _claimed,
+    )
+
+
+def finish_jobs(
+    queries: Queries,
+    fence: Fence,
+    state: str,
+    results: Sequence[str | None],
+    errors: Sequence[str | None] | None,
+    tracebacks: Sequence[str | None] | None,
+    keep_seconds: float | None,
+) -> Statement[list[str]]:
+    """End running jobs in one state; returns the ids whose lease was lost."""
+    return Statement(
+        queries["finish_jobs"],
+        {
+            **_fence(fence),
+            "state": state,
+            "results": SEPARATOR.join(result or "" for result in results),
+            "errors": errors,
+            "tracebacks": tracebacks,
+            "keep": _interval(keep_seconds),
+        },
+        _ids,
+    )
+
+
+def retry_jobs(
+    queries: Queries,
+    fence: Fence,
+    delays: Sequence[float],
+    errors: Sequence[str | None],
+    tracebacks: Sequence[str | None],
+    changes: Sequence[str | None],
+    keep_seconds: float | None,
+) -> Statement[list[str]]:
+    """Put running jobs back for another attempt; returns the ids whose lease was lost."""
+    return Statement(
+        queries["retry_jobs"],
+        {
+            **_fence(fence),
+            "delays": _array(delays),
+            "errors": list(errors),
+            "tracebacks": list(tracebacks),
+            "changes": list(changes),
+            "keep": _interval(keep_seconds),
+        },
+        _ids,
+    )
+
+
+def release_jobs(queries: Queries, fence: Fence) -> Statement[list[str]]:
+    """Give claimed jobs back as if never claimed; returns the ids whose lease was lost."""
+    return Statement(queries["release_jobs"], _fence(fence), _ids)
+
+
+def lose_jobs(
+    queries: Queries,
+    fence: Fence,
+    lost_limit: int,
+    at_most_once: Sequence[str],
+    reason: str,
+    keep_seconds: float | None,
+) -> Statement[list[tuple[str, str]]]:
+    """End attempts whose process died; returns (id, state it went to) of those that were still running."""
+    return Statement(
+        queries["lose_jobs"],
+        {
+            **_fence(fence),
+            "lost_limit": lost_limit,
+            "at_most_once": list(at_most_once),
+            "reason": reason,
+            "keep": _interval(keep_seconds),
+        },
+        lambda rows: [(str(row[0]), row[1]) for row in rows],
+    )
+
+
+def rescue_jobs(
+    queries: Queries, lost_limit: int, limit: int, keep_seconds: float | None
+) -> Statement[list[tuple[str, str, str]]]:
+    """Give back the jobs of workers whose lease ran out; returns (worker, id, state it went to)."""
+    return Statement(
+        queries["rescue_jobs"],
+        {"lost_limit": lost_limit, "limit": limit, "keep": _interval(keep_seconds)},
+        lambda rows: [(row[1], str(row[2]), row[3]) for row in rows],
+    )
+
+
+def held_jobs(queries: Queries, fence: Fence) -> Statement[set[str]]:
+    """Return the ids of these attempts that are still running under their token."""
+    return Statement(queries["held_jobs"], _fence(fence), lambda rows: {str(row[0]) for row in rows})
+
+
+def finished_attempts(queries: Queries, ids: Sequence[str]) -> Statement[set[str]]:
+    """Return which of these jobs are finished."""
+    return Statement(queries["finished_attempts"], {"ids": list(ids)}, lambda rows: {str(row[0]) for row in rows})
+
+
+def fall_asleep(queries: Queries, queues: Sequence[str]) -> Statement[tuple[bool, bool]]:
+    """On the LISTEN session, take the wake locks of queues; returns (sentinel, asleep)."""
+    return Statement(queries["fall_asleep"], {"queues": list(queues)}, lambda rows: (rows[0][0], rows[0][1]))
+
+
+def wake_up(queries: Queries, queues: Sequence[str], hand_over: bool) -> Statement[None]:
+    """On the LISTEN session, give the wake locks back, and ask another idle worker to take them over."""
+    return Statement(queries["wake_up"], {"queues": list(queues), "hand_over": hand_over}, lambda rows: None)
+
+
+def _interval(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds} seconds"

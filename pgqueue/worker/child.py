@@ -1,0 +1,200 @@
+"""Main program of a child process: imports the application, runs jobs, reports outcomes. Started by ChildHost."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from types import FrameType
+from typing import Any
+
+from pgqueue.app import PgQueue
+
+from pgqueue.errors import SoftTimeLimitExceeded
+from pgqueue.request import progress_sink
+from pgqueue.worker.application import load_application
+from pgqueue.worker.executor import Executor, JobToRun
+from pgqueue.worker.runners import LoopRunner, ThreadRunner
+from pgqueue.worker.wire import Channel, RunBoard
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> None:
+    """Run until the worker says stop or is gone."""
+    sock = socket.socket(fileno=int(argv[0]))
+    slots = int(argv[2])
+    board = RunBoard(slots, int(argv[1]))
+    _die_with_parent()
+    # The worker alone answers to the terminal and to the service manager.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel(sock, blocking=True)
+    messages: list[tuple[Any, ...]] | None = []
+    while not messages:
+        messages = channel.receive()
+        if messages is None:
+            return
+    _, kind, settings = messages[0]
+    app = load_application(settings)
+    executor = Executor(app, settings["name"], settings["application_name"])
+    rest = messages[1:]
+    if kind == "processes":
+        _ProcessRunner(executor, board, channel).run(rest)
+    elif kind == "threads":
+        _run_threads(executor, slots, board, channel, rest)
+    else:
+        asyncio.run(_run_loop(app, executor, slots, board, channel, rest))
+    # Threads of the application may never end; what matters has been sent.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with its worker, even when it is stuck in C code; elsewhere the socket tells."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() == 1 and os.environ.get("PGQUEUE_WORKER_PID") != "1":
+            os._exit(1)
+
+
+class _ProcessRunner:
+    """One job at a time in the main thread, where signals can interrupt it: soft limits, and recall of what waits."""
+
+    def __init__(self, executor: Executor, board: RunBoard, channel: Channel) -> None:
+        self._executor = executor
+        self._board = board
+        self._channel = channel
+        self._queue: deque[JobToRun] = deque()
+        self._running: JobToRun | None = None
+        self._sending = False
+        self._recalled = False
+        self._stopping = False
+        progress_sink.set(self._progress)
+        signal.signal(signal.SIGUSR2, self._on_recall)
+        signal.signal(signal.SIGALRM, self._on_soft_limit)
+
+    def run(self, messages: list[tuple[Any, ...]] | None) -> None:
+        self._send(("ready", os.getpid()))
+        queue = self._queue
+        while messages is not None:
+            for message in messages:
+                if message[0] == "jobs":
+                    queue.extend(map(JobToRun._make, message[1]))
+                elif message[0] == "stop":
+                    self._stopping = True
+            while queue:
+                self._run_one(queue.popleft())
+            if self._stopping:
+                return
+            messages = self._channel.receive()
+
+    def _run_one(self, job: JobToRun) -> None:
+        executor = self._executor
+        started = time.monotonic()
+        self._board.start(0, job.number, started)
+        limit = executor.soft_limit(job)
+        if limit is None:
+            outcome = executor.run(job)
+        else:
+            self._running = job
+            signal.setitimer(signal.ITIMER_REAL, limit)
+            try:
+                outcome = executor.run(job)
+            except SoftTimeLimitExceeded as error:
+                # In the instant after the call: the job's own end is lost.
+                outcome = executor.refused(job, error)
+            finally:
+                self._running = None
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        self._board.clear(0)
+        # At once, not in batches: what this process has finished must not share the fate of what it runs next.
+        self._send(("done", time.monotonic() - started, [outcome]))
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        self._sending = True
+        self._channel.send(message)
+        self._sending = False
+        if self._recalled:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._recalled = False
+        numbers = [job.number for job in self._queue]
+        self._queue.clear()
+        self._send(("returned", numbers))
+
+    def _on_recall(self, signum: int, frame: FrameType | None) -> None:
+        # In the middle of a frame nothing else may be written.
+        if self._sending:
+            self._recalled = True
+        else:
+            self._give_back()
+
+    def _on_soft_limit(self, signum: int, frame: FrameType | None) -> None:
+        job = self._running
+        if job is not None:
+            self._running = None
+            raise SoftTimeLimitExceeded(f"soft time limit of task {job.task}[{job.id}] passed")
+
+    def _progress(self, job_id: str, token: int, progress: str) -> None:
+        self._send(("progress", job_id, token, progress))
+
+
+def _run_threads(
+    executor: Executor, slots: int, board: RunBoard, channel: Channel, messages: list[tuple[Any, ...]] | None
+) -> None:
+    runner = ThreadRunner(executor, slots, board, channel.send)
+    runner.send(("ready", os.getpid()))
+    while messages is not None:
+        for message in messages:
+            if message[0] == "jobs":
+                runner.accept([JobToRun._make(fields) for fields in message[1]])
+            elif message[0] == "recall":
+                runner.give_back()
+            elif message[0] == "cancel":
+                runner.cancel(message[1])
+            elif message[0] == "stop":
+                runner.stop()
+                return
+        messages = channel.receive()
+
+
+async def _run_loop(
+    app: PgQueue,
+    executor: Executor,
+    slots: int,
+    board: RunBoard,
+    channel: Channel,
+    messages: list[tuple[Any, ...]] | None,
+) -> None:
+    runner = LoopRunner(executor, slots, board, channel.send)
+    runner.send(("ready", os.getpid()))
+    ended = asyncio.Event()
+
+    def handle(received: list[tuple[Any, ...]] | None) -> None:
+        if received is None:
+            ended.set()
+            return
+        for message in received:
+            if message[0] == "jobs":
+                runner.accept([JobToRun._make(fields) for fields in message[1]])
+            elif message[0] == "recall":
+                runner.give_back()
+            elif message[0] == "cancel":
+                runner.cancel(message[1])
+            elif message[0] == "stop":
+                ended.set()
+
+    asyncio.get_running_loop().add_reader(channel.fileno(), lambda: handle(channel.receive()))
+    handle(messages)
+    await ended.wait()
+    runner.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,338 @@
+"""The only claimer of a worker: looks for jobs, hands them to the pools, sleeps when there are none.
+
+It sleeps on two descriptors, the LISTEN session's socket and a pipe by which other threads wake it. While it sleeps it
+holds the wake locks of its queues, so that whoever enqueues knows that somebody must be told (sql: wake_queues).
+Polling is the guarantee; notifications make it fast.
+"""
+
+import logging
+import os
+import random
+import secrets
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.types.string import TextLoader
+
+from pgqueue.errors import LeaseLost
+from pgqueue.job import ClaimedJob
+from pgqueue.store.claims import claim_jobs, fall_asleep, wake_up
+from pgqueue.store.statement import Queries, run
+from pgqueue.worker.lanes import Lanes
+
+__all__ = ["Claimer"]
+
+logger = logging.getLogger("pgqueue.worker")
+
+# More jobs than this in one look: enqueues need not notify while the claimer is busy anyway.
+BUSY_JOBS = 8
+# Pauses between looks after a burst, before the locks are taken: more is likely to follow.
+AFTER_BURST_SECONDS = (0.001, 0.002, 0.004, 0.008)
+DUE_WINDOW_SECONDS = 60.0
+HAND_OVER_SECONDS = 1.0
+LISTENER_TEST_SECONDS = 20.0
+
+
+class Claimer:
+    """A thread that claims.
+
+    Args:
+        connect: opens its connection for claims.
+        connect_listen: opens its LISTEN session; None: poll only.
+        trust_listen: its address was given for this purpose; else a pooler in between is detected.
+        queries: of the schema.
+        queues: names to serve.
+        worker_id: returns the id under which to claim; None while the worker is not registered.
+        room: returns how many jobs to claim and the tasks that have no room.
+        take: hands over (token, jobs).
+        poll_seconds: between looks without any notification.
+        on_connected: called with the claim connection after each connect, before the first claim.
+        on_evicted: called when the database says that the worker was declared lost.
+        on_drained: called when a look found nothing.
+        on_message: called with the text of notifications that are not wake-ups.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], psycopg.Connection[Any]],
+        connect_listen: Callable[[], psycopg.Connection[Any]] | None,
+        trust_listen: bool,
+        queries: Queries,
+        queues: Sequence[str],
+        worker_id: Callable[[], int | None],
+        room: Callable[[], tuple[int, list[str]]],
+        take: Callable[[int, list[ClaimedJob]], None],
+        poll_seconds: float,
+        on_connected: Callable[[psycopg.Connection[Any]], None],
+        on_evicted: Callable[[], None],
+        on_drained: Callable[[], None],
+        on_message: Callable[[str], None],
+    ) -> None:
+        self._connect = connect
+        self._connect_listen = connect_listen
+        self._trust_listen = trust_listen
+        self._queries = queries
+        self._queues = list(queues)
+        self._worker_id = worker_id
+        self._room = room
+        self._take = take
+        self._poll_seconds = poll_seconds
+        self._on_connected = on_connected
+        self._on_evicted = on_evicted
+        self._on_drained = on_drained
+        self._on_message = on_message
+        self._lanes = Lanes(self._queues)
+        self._connection: psycopg.Connection[Any] | None = None
+        self._listener: psycopg.Connection[Any] | None = None
+        self._asleep = False  # the wake locks are ours: whoever enqueues notifies
+        self._sentinel = False
+        self._notified = False
+        self._wants_room = False
+        self._handed_over_at = 0.0
+        self._token_sent: str | None = None
+        self._tested_at = 0.0
+        self._due_in: float | None = None
+        self._looked_at: float | None = None
+        self._stopping = False
+        self._pipe_in, self._pipe_out = os.pipe()
+        os.set_blocking(self._pipe_in, False)
+        os.set_blocking(self._pipe_out, False)
+        self._nudged = threading.Event()
+        self.unknown: set[str] = set()  # tasks that this worker does not have
+        self._thread = threading.Thread(target=self._work, name="pgqueue-claimer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Claim no more, and wait for the claim that is under way."""
+        self._stopping = True
+        self.nudge()
+        self._thread.join()
+        os.close(self._pipe_in)
+        os.close(self._pipe_out)
+
+    def nudge(self) -> None:
+        """Wake it: there is room again, or something became available. Safe from any thread."""
+        if not self._nudged.is_set():
+            self._nudged.set()
+            try:
+                os.write(self._pipe_out, b".")
+            except (BlockingIOError, OSError):
+                pass
+
+    def has_room(self) -> None:
+        """Wake it if it waits for room; a sleeping claimer need not know."""
+        if self._wants_room:
+            self.nudge()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        delay = 0.1
+        while not self._stopping:
+            try:
+                self._open()
+                self._claim_until_stopped()
+                delay = 0.1
+            except LeaseLost:
+                self._on_evicted()
+                self._sleep(0.2)
+            except psycopg.Error as error:
+                self._close()
+                logger.warning("cannot claim now: %s", first_line(error))
+                self._sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, 5.0)
+            except Exception:
+                self._close()
+                logger.exception("the claimer failed; it goes on")
+                self._sleep(1.0)
+        self._close()
+
+    def _claim_until_stopped(self) -> None:
+        burst = quiet_looks = 0
+        more = False
+        while not self._stopping:
+            worker_id = self._worker_id()
+            limit, full = self._room()
+            if worker_id is None or limit <= 0:
+                self._wait_for_room(more)
+                continue
+            claimed = self._look(worker_id, limit, full)
+            more = claimed == limit
+            if claimed:
+                quiet_looks = 0
+                burst += claimed
+                if self._asleep and claimed > BUSY_JOBS:
+                    self._rise(hand_over=False)
+                continue
+            if self._due_in is not None and self._due_in <= 0:
+                continue
+            self._on_drained()
+            if self._asleep:
+                burst = quiet_looks = 0
+                self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+            elif self._listener is None:
+                # No notification will come: look often after work, and ever more seldom.
+                self._sleep(min(self._poll_seconds, 0.02 * 2 ** min(quiet_looks, 10)))
+                quiet_looks += 1
+            elif burst > BUSY_JOBS and quiet_looks < len(AFTER_BURST_SECONDS):
+                self._sleep(AFTER_BURST_SECONDS[quiet_looks])
+                quiet_looks += 1
+            else:
+                self._fall_asleep(self._listener)
+                if self._asleep:
+                    continue  # one more look: what was committed before the locks were ours
+                if self._sentinel:
+                    # An enqueue is under way and will not notify: look again soon.
+                    self._sleep(min(0.05, 0.001 * 2 ** min(quiet_looks, 6)))
+                    quiet_looks += 1
+                else:
+                    burst = quiet_looks = 0
+                    self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+
+    def _wait_for_room(self, more: bool) -> None:
+        now = time.monotonic()
+        if self._sentinel or (more and now - self._handed_over_at > HAND_OVER_SECONDS):
+            self._handed_over_at = now
+            self._rise(hand_over=True)
+        self._wants_room = True
+        self._due_in = None
+        # Room may have come between the question and the flag.
+        if self._room()[0] <= 0 or self._worker_id() is None:
+            self._sleep(self._poll_seconds)
+        self._wants_room = False
+
+    def _look(self, worker_id: int, limit: int, full: list[str]) -> int:
+        ranges, kind = self._lanes.plan()
+        token = secrets.randbits(62)
+        excluded = [*self.unknown, *full]
+        started = time.monotonic()
+        window = None
+        if kind != "full" and self._looked_at is not None:
+            window = started - self._looked_at + DUE_WINDOW_SECONDS
+        connection = self._connection
+        if connection is None:
+            raise psycopg.OperationalError("the connection is closed")
+        try:
+            look, jobs = run(connection, claim_jobs(self._queries, worker_id, token, ranges, limit, excluded, window))
+        except psycopg.Error as error:
+            if error.sqlstate == "PGQ01":
+                raise LeaseLost(str(error)) from error
+            raise
+        self._looked_at = started
+        self._due_in = look.due_in
+        if jobs:
+            jobs.sort(key=_place)
+            self._take(token, jobs)
+        if not full:
+            # A look that left out full pools says nothing about what lies behind.
+            self._lanes.learn(kind, look, jobs, len(jobs) < limit, time.monotonic() - started)
+        return len(jobs)
+
+    # -- sleeping and waking --------------------------------------------------------------------------------------
+
+    def _fall_asleep(self, listener: psycopg.Connection[Any]) -> None:
+        self._sentinel, self._asleep = run(listener, fall_asleep(self._queries, self._queues))
+
+    def _rise(self, hand_over: bool) -> None:
+        if self._listener is not None:
+            run(self._listener, wake_up(self._queries, self._queues, hand_over))
+        self._asleep = self._sentinel = False
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep until something may have become available, or until the next job is due."""
+        if self._due_in is not None:
+            seconds = min(seconds, max(self._due_in, 0.0))
+        until = time.monotonic() + seconds
+        listener = self._listener
+        watched: list[int] = [self._pipe_in]
+        if listener is not None:
+            watched.append(listener.fileno())
+        while not (self._notified or self._stopping):
+            ready, _, _ = select.select(watched, [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                break
+            if self._pipe_in in ready:
+                self._nudged.clear()
+                os.read(self._pipe_in, 64)
+                break
+            if listener is not None:
+                listener.pgconn.consume_input()
+                while (notify := listener.pgconn.notifies()) is not None:
+                    self._notice(notify.extra.decode())
+        self._notified = False
+        if listener is not None:
+            self._test_listener(listener)
+
+    def _notice(self, payload: str) -> None:
+        kind = payload[:1]
+        if kind == "c":
+            self._on_message(payload)
+        elif kind == "t":
+            self._token_sent = None if payload == self._token_sent else self._token_sent
+        elif kind == ("w" if self._sentinel else "h"):
+            # Of several idle workers one answers for a queue; the others wait until it hands over.
+            self._notified = True
+
+    def _test_listener(self, listener: psycopg.Connection[Any]) -> None:
+        """Now and then notify oneself: a session that receives nothing looks just like a quiet one."""
+        now = time.monotonic()
+        if now - self._tested_at < LISTENER_TEST_SECONDS:
+            return
+        if self._token_sent is not None:
+            raise psycopg.OperationalError("the LISTEN session no longer receives notifications")
+        self._tested_at = now
+        self._token_sent = f"t{secrets.token_hex(8)}"
+        listener.execute(self._queries["notify_self"], {"payload": self._token_sent})
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._connection is None:
+            connection = self._connect()
+            for name in ("uuid", "json", "timestamptz"):
+                connection.adapters.register_loader(name, TextLoader)
+            connection.prepare_threshold = 0 if connection.prepare_threshold is not None else None
+            self._lanes.forget()
+            self._looked_at = None
+            self._on_connected(connection)
+            self._connection = connection
+        if self._listener is None and self._connect_listen is not None:
+            listener = self._connect_listen()
+            pid = listener.execute(self._queries["listen_pid"]).fetchone()
+            if not self._trust_listen and (pid is None or pid[0] != listener.info.backend_pid):
+                listener.close()
+                self._poll_only("a connection pooler is in between; set listen_dsn to reach the server directly")
+                return
+            listener.execute(self._queries["listen"])
+            listener.add_notify_handler(lambda notify: self._notice(notify.payload))
+            self._token_sent = None
+            self._tested_at = time.monotonic()
+            self._listener = listener
+
+    def _poll_only(self, reason: str) -> None:
+        self._connect_listen = None
+        logger.warning("no notifications (%s): polling, each %g s when idle", reason, self._poll_seconds)
+
+    def _close(self) -> None:
+        self._asleep = self._sentinel = False
+        for connection in (self._connection, self._listener):
+            if connection is not None:
+                connection.close()
+        self._connection = self._listener = None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def _place(job: ClaimedJob) -> tuple[int, int]:
+    return -job.priority, job.seq

@@ -1,0 +1,246 @@
+"""The only writer of outcomes: batches them into finishes, and keeps them through a lost connection.
+
+Outcomes come from the pools; each ends the attempt it belongs to or is refused by the fence. What cannot be written now
+is kept and tried again: an outcome is dropped only when the database says that the attempt is no longer ours.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+
+from pgqueue.codec import clean_text, encode_error
+from pgqueue.errors import PgQueueError
+from pgqueue.store.claims import finish_jobs, finished_attempts, lose_jobs, release_jobs, retry_jobs
+from pgqueue.store.jobs import update_progress
+from pgqueue.store.partitions import ensure_partitions
+from pgqueue.store.statement import Queries, Statement, run
+from pgqueue.worker.held import Held
+
+__all__ = ["Completer"]
+
+logger = logging.getLogger("pgqueue.worker")
+
+BATCH = 500
+Entry = tuple[Held, tuple[Any, ...]]  # an attempt, and (kind, ...) of its outcome
+
+
+class Completer:
+    """A thread that writes outcomes.
+
+    Args:
+        connect: opens its connection.
+        queries: of the schema.
+        keep_seconds: (task name, state) -> how long its finished row is kept; None for ever.
+        lost_limit: lost attempts after which a job fails.
+        partition_days: how far ahead partitions are needed.
+        on_progress: called after outcomes were written, from this thread.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection[Any]],
+        queries: Queries,
+        keep_seconds: Callable[[str, str], float | None],
+        lost_limit: int,
+        partition_days: int,
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._queries = queries
+        self._keep_seconds = keep_seconds
+        self._lost_limit = lost_limit
+        self._partition_days = partition_days
+        self._on_progress = on_progress
+        self._entries: deque[Entry] = deque()
+        self._progress: dict[str, tuple[int, str]] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._connection: psycopg.Connection[Any] | None = None
+        self.writing = 0
+        self.finished = 0
+        self._thread = threading.Thread(target=self._work, name="pgqueue-completer", daemon=True)
+
+    @property
+    def pending(self) -> int:
+        """Outcomes that are not written yet."""
+        return len(self._entries) + self.writing
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Write what is pending and end; false when that took longer than `timeout` seconds."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def put(self, entries: Iterable[Entry]) -> None:
+        """Queue outcomes; safe from any thread."""
+        self._entries.extend(entries)
+        self._wake.set()
+
+    def put_progress(self, job_id: str, token: int, progress: str) -> None:
+        """Queue what update_state() reports; only the last of a job is written."""
+        self._progress[job_id] = (token, progress)
+        self._wake.set()
+
+    def _work(self) -> None:
+        delay = 0.1
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                while self._entries or self._progress:
+                    self._write_some()
+                    delay = 0.1
+            except psycopg.OperationalError as error:
+                logger.warning("cannot write outcomes now (%d wait): %s", self.pending, str(error).strip())
+                self._disconnect()
+                if self._stopping and delay > 2:
+                    return
+                time.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, 5.0)
+                self._wake.set()
+                continue
+            except Exception:
+                logger.exception("the completer failed; it goes on")
+                time.sleep(0.5)
+                self._wake.set()
+                continue
+            if self._stopping and not self._entries:
+                self._disconnect()
+                return
+
+    def _write_some(self) -> None:
+        self._write_progress()
+        batch: list[Entry] = []
+        entries = self._entries
+        while entries and len(batch) < BATCH:
+            batch.append(entries.popleft())
+        if not batch:
+            return
+        self.writing = len(batch)
+        try:
+            while batch:
+                head, batch = _same_kind(batch, self._keep_seconds)
+                try:
+                    self._write(head)
+                except psycopg.OperationalError:
+                    entries.extendleft(reversed(head))
+                    raise
+                self.writing = len(batch)
+        except BaseException:
+            entries.extendleft(reversed(batch))
+            raise
+        finally:
+            self.writing = 0
+        self._on_progress()
+
+    def _write_progress(self) -> None:
+        while self._progress:
+            job_id, (token, progress) = next(iter(self._progress.items()))
+            self._run(update_progress(self._queries, job_id, token, progress))
+            if self._progress.get(job_id) == (token, progress):
+                del self._progress[job_id]
+
+    def _write(self, batch: list[Entry]) -> None:
+        """Write outcomes of one kind; a bad row is isolated by halving and fails alone."""
+        try:
+            lost = self._run(self._statement(batch))
+        except psycopg.OperationalError:
+            raise
+        except psycopg.errors.CheckViolation as error:
+            if "no partition" not in str(error):
+                self._isolate(batch, error)
+                return
+            if not self._run(ensure_partitions(self._queries, self._partition_days)):
+                time.sleep(0.1)  # another is making them
+            lost = self._run(self._statement(batch))
+        except psycopg.Error as error:
+            self._isolate(batch, error)
+            return
+        self.finished += len(batch) - len(lost)
+        if lost:
+            self._explain(batch, lost)
+
+    def _isolate(self, batch: list[Entry], error: psycopg.Error) -> None:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._write(batch[:middle])
+            self._write(batch[middle:])
+            return
+        held, outcome = batch[0]
+        logger.error("the outcome of job %s cannot be stored: %s", held.job.id, str(error).strip())
+        if outcome[0] == "failed" and outcome[2] is None:
+            self._run(release_jobs(self._queries, [held.fence]))
+            return
+        refusal = encode_error(PgQueueError(clean_text(f"the outcome cannot be stored: {error}", 2000)))
+        self._write([(held, ("failed", refusal, None))])
+
+    def _statement(self, batch: list[Entry]) -> Statement[list[str]]:
+        queries = self._queries
+        fence = [held.fence for held, _ in batch]
+        kind = batch[0][1][0]
+        keep = self._keep_seconds(batch[0][0].job.task, kind)
+        if kind == "succeeded":
+            return finish_jobs(queries, fence, kind, [outcome[1] for _, outcome in batch], None, None, keep)
+        if kind == "retry":
+            columns = list(zip(*(outcome[1:] for _, outcome in batch), strict=True))
+            return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep)
+        if kind == "released":
+            return release_jobs(queries, fence)
+        if kind == "lost":
+            once = [held.job.task for held, outcome in batch if outcome[2]]
+            lose = lose_jobs(queries, fence, self._lost_limit, once, batch[0][1][1], keep)
+            return Statement(lose.sql, lose.params, lambda rows: _missing(batch, {str(row[0]) for row in rows}))
+        errors = [outcome[1] for _, outcome in batch]
+        tracebacks = [outcome[2] for _, outcome in batch]
+        return finish_jobs(queries, fence, kind, [None] * len(batch), errors, tracebacks, keep)
+
+    def _explain(self, batch: list[Entry], lost: list[str]) -> None:
+        """Say which attempts were no longer ours; those that an unknown commit had finished already are well."""
+        ended = self._run(finished_attempts(self._queries, lost))
+        for held, outcome in batch:
+            if held.job.id in lost and held.job.id not in ended:
+                logger.warning("job %s: lease lost, its outcome (%s) was dropped", held.job.id, outcome[0])
+
+    def _run(self, statement: Statement[Any]) -> Any:
+        if self._connection is None:
+            self._connection = self._connect()
+        return run(self._connection, statement)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | None]) -> tuple[list[Entry], list[Entry]]:
+    """Part a batch into what one statement can write (same kind, same retention, each job once) and the rest."""
+    first = batch[0]
+    kind = first[1][0]
+    reason = first[1][1] if kind == "lost" else None
+    keep = keep_seconds(first[0].job.task, kind)
+    head: list[Entry] = []
+    rest: list[Entry] = []
+    keeps: dict[str, bool] = {first[0].job.task: True}
+    for entry in batch:
+        outcome = entry[1]
+        task = entry[0].job.task
+        if task not in keeps:
+            keeps[task] = keep_seconds(task, kind) == keep
+        same = outcome[0] == kind and keeps[task] and (reason is None or outcome[1] == reason)
+        (head if same else rest).append(entry)
+    return head, rest
+
+
+def _missing(batch: list[Entry], found: set[str]) -> list[str]:
+    return [held.job.id for held, _ in batch if held.job.id not in found]

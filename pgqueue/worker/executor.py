@@ -1,0 +1,209 @@
+"""One claimed job -> one outcome. Runs the task's function and nothing else: no thread, no timer, no database.
+
+An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind, ...):
+    (n, "succeeded", result)                         result as JSON text, or None
+    (n, "failed", error, traceback)                  error as JSON text
+    (n, "retry", delay, error, traceback, changes)   delay in seconds, changes as JSON text or None
+    (n, "cancelled", error, traceback)
+    (n, "settled",)                                  its transaction has recorded the end already
+"""
+
+import asyncio
+import json
+import logging
+import traceback
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from pgqueue.app import PgQueue
+from pgqueue.task import Task
+
+from pgqueue.codec import clean_text, decode_args, decode_kwargs, encode_error, encode_result
+from pgqueue.errors import (
+    Ignore,
+    LeaseLost,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    UnknownTask,
+    ValidationError,
+)
+from pgqueue.request import Request, current_request
+from pgqueue.retry import MAX_DELAY_SECONDS
+from pgqueue.worker.transaction import Transactions
+
+__all__ = ["Executor", "JobToRun", "Outcome"]
+
+Outcome = tuple[Any, ...]
+logger = logging.getLogger("pgqueue.task")
+
+
+class JobToRun(NamedTuple):
+    """What a runner needs of a claimed job; `number` is the worker's own, unique among all it ever sends."""
+
+    number: int
+    token: int
+    id: str
+    task: str
+    queue: str
+    priority: int
+    attempt: int
+    lost: int
+    args: str | None
+    kwargs: str | None
+    headers: str | None
+    options: str | None
+    run_at: str | None
+    expires_at: str | None
+    root_id: str | None
+    parent_id: str | None
+
+
+class Executor:
+    """Runs jobs of one application.
+
+    Args:
+        app: whose registry names the tasks; a row never causes an import.
+        hostname: the worker's name, for `self.request.hostname`.
+        application_name: of the database sessions of transactional jobs, by which a rescuer ends them.
+    """
+
+    def __init__(self, app: PgQueue, hostname: str, application_name: str) -> None:
+        self._tasks = app.tasks
+        self._hostname = hostname
+        self._transactions = Transactions(app, application_name)
+
+    def task(self, job: JobToRun) -> Task[..., Any]:
+        """Return the task of a job."""
+        try:
+            return self._tasks[job.task]
+        except KeyError:
+            raise UnknownTask(f"task {job.task!r} is not registered in this worker") from None
+
+    def limits(self, job: JobToRun, task: Task[..., Any]) -> tuple[float | None, float | None]:
+        """Return the (soft, hard) time limits of a job in seconds: its own, or else its task's."""
+        if job.options is None:
+            return task.soft_time_limit, task.time_limit
+        options = json.loads(job.options)
+        return options.get("soft_time_limit", task.soft_time_limit), options.get("time_limit", task.time_limit)
+
+    def soft_limit(self, job: JobToRun) -> float | None:
+        """Return the soft time limit of a job in seconds, for a task that may be unknown."""
+        task = self._tasks.get(job.task)
+        return None if task is None else self.limits(job, task)[0]
+
+    def prepare(self, job: JobToRun, task: Task[..., Any]) -> tuple[Request, list[Any], dict[str, Any]]:
+        """Decode the arguments and make the request that the task sees."""
+        args: list[Any] = decode_args(job.args)
+        kwargs: dict[str, Any] = decode_kwargs(job.kwargs)
+        if task.coerce is not None:
+            args, kwargs = task.coerce(args, kwargs)
+        request = Request(
+            job.id,
+            job.task,
+            args,
+            kwargs,
+            queue=job.queue,
+            priority=job.priority,
+            attempt=job.attempt,
+            lost=job.lost,
+            headers=job.headers,
+            eta=job.run_at,
+            expires=job.expires_at,
+            root_id=job.root_id,
+            parent_id=job.parent_id,
+            hostname=self._hostname,
+            token=job.token,
+            called_directly=False,
+        )
+        request.ignore_result = task.ignore_result
+        request.timelimit = (task.time_limit, task.soft_time_limit)
+        if job.options is not None:
+            request.ignore_result = json.loads(job.options).get("ignore_result", task.ignore_result)
+            soft, hard = self.limits(job, task)
+            request.timelimit = (hard, soft)
+        return request, args, kwargs
+
+    def run(self, job: JobToRun) -> Outcome:
+        """Run a plain function to its end and return the outcome; never raises an Exception."""
+        try:
+            task = self.task(job)
+            request, args, kwargs = self.prepare(job, task)
+        except Exception as error:
+            return self.refused(job, error)
+        mark = current_request.set(request)
+        try:
+            if task.transactional:
+                self._transactions.run(job.id, job.token, task, request, args, kwargs)
+                return (job.number, "settled")
+            value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+            return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
+        except BaseException as error:
+            return self.ended(job, task, request, error)
+        finally:
+            current_request.reset(mark)
+
+    async def arun(self, job: JobToRun, task: Task[..., Any]) -> Outcome:
+        """Run a coroutine task to its end in the running event loop's current asyncio task."""
+        try:
+            request, args, kwargs = self.prepare(job, task)
+        except Exception as error:
+            return self.refused(job, error)
+        current_request.set(request)
+        try:
+            if task.transactional:
+                await self._transactions.arun(job.id, job.token, task, request, args, kwargs)
+                return (job.number, "settled")
+            value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
+            return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
+        except BaseException as error:
+            return self.ended(job, task, request, error)
+
+    def refused(self, job: JobToRun, error: BaseException) -> Outcome:
+        """Return the outcome of a job whose arguments cannot even be decoded."""
+        logger.error("Task %s[%s] cannot run: %r", job.task, job.id, error)
+        return (job.number, "failed", encode_error(error), _traceback_text(error))
+
+    def ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
+        """Return the outcome of a call that raised."""
+        if isinstance(error, Ignore):
+            return (job.number, "succeeded", None)
+        if isinstance(error, Reject):
+            if error.requeue:
+                return (job.number, "retry", 0.0, encode_error(error), None, None)
+            return (job.number, "failed", encode_error(error), None)
+        if isinstance(error, TaskRevokedError | asyncio.CancelledError):
+            logger.warning("Task %s[%s] was cancelled while it ran", job.task, job.id)
+            return (job.number, "cancelled", encode_error(TaskRevokedError("cancelled while it ran")), None)
+        if isinstance(error, Retry):
+            cause = error.exc or error
+            logger.info("Task %s[%s] retries: %s", job.task, job.id, cause)
+            changes = json.dumps(error.changes) if error.changes else None
+            delay = _seconds_until(error.when)
+            return (job.number, "retry", delay, encode_error(cause), _traceback_text(cause), changes)
+        policy = task.policy
+        if policy.retries(error) and not isinstance(error, ValidationError):
+            own = json.loads(job.options) if job.options else {}
+            limit = own.get("max_retries", policy.max_retries)
+            if limit is None or request.retries < limit:
+                delay = policy.delay(request.retries)
+                logger.info("Task %s[%s] retries in %.1f s: %r", job.task, job.id, delay, error)
+                return (job.number, "retry", delay, encode_error(error), _traceback_text(error), None)
+        if isinstance(error, task.throws):
+            logger.info("Task %s[%s] raised the expected %r", job.task, job.id, error)
+        elif not isinstance(error, LeaseLost):
+            logger.error("Task %s[%s] failed: %r", job.task, job.id, error, exc_info=error)
+        return (job.number, "failed", encode_error(error), _traceback_text(error))
+
+
+def _seconds_until(when: float | datetime | None) -> float:
+    if when is None:
+        return 0.0
+    seconds = (when - datetime.now(UTC)).total_seconds() if isinstance(when, datetime) else float(when)
+    return min(max(seconds, 0.0), MAX_DELAY_SECONDS) if seconds == seconds else 0.0
+
+
+def _traceback_text(error: BaseException) -> str:
+    """The traceback from the task's own first frame on."""
+    own = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    return clean_text("".join(traceback.format_exception(type(error), error, own)))

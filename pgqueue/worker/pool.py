@@ -1,0 +1,351 @@
+"""A pool: where jobs of one kind wait for a free host, and what its hosts run.
+
+Buffer and hosts' own queues are bounded by time, not by number: about a second of work waits here, some milliseconds of
+it in a child, as measured from the jobs that ended before.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pgqueue.codec import encode_error
+from pgqueue.errors import TaskRevokedError, TimeLimitExceeded
+from pgqueue.worker.completer import Entry
+from pgqueue.worker.held import Held
+from pgqueue.worker.hosts import ChildHost, Host
+
+__all__ = ["Pool", "Station"]
+
+logger = logging.getLogger("pgqueue.worker")
+
+# Work that waits in a host behind what it runs, so that it need not pause between jobs.
+HOST_AHEAD_SECONDS = 0.02
+HOST_AHEAD_JOBS = 255
+# A host that runs one job longer than this gives back what waits behind it.
+RECALL_SECONDS = 0.25
+
+
+class Station:
+    """A host with the attempts that were sent to it.
+
+    Attributes:
+        quota: jobs that may still be sent to it (max_tasks_per_child).
+        done: outcomes it reported.
+        retiring: it gets no more jobs and ends when idle.
+        recalled: it was asked for what it has not started.
+    """
+
+    def __init__(self, host: Host, slots: int, quota: int) -> None:
+        self.host = host
+        self.slots = slots
+        self.quota = quota
+        self.sent: dict[int, Held] = {}
+        self.done = 0
+        self.retiring = False
+        self.recalled = False
+
+
+class Pool:
+    """One kind of pool of a worker. Its methods are called from several threads; a lock makes them take turns.
+
+    Args:
+        kind: processes, threads, loop or solo.
+        concurrency: how many jobs run at once.
+        hosts: how many hosts share them.
+        buffer_seconds: work that may wait in this worker.
+        claim_batch: upper bound of one claim; four of them bound the buffer.
+        quota: jobs that one host may run before it is replaced.
+        make_host: starts a host with so many slots.
+        finish: takes outcomes.
+        settled: takes the number of jobs that recorded their end themselves.
+        has_room: called when jobs may be claimed again.
+        at_most_once: whether a task must not run again when its process died.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        concurrency: int,
+        *,
+        buffer_seconds: float,
+        claim_batch: int,
+        quota: int,
+        make_host: Callable[[str, int], Host],
+        finish: Callable[[Iterable[Entry]], None],
+        settled: Callable[[int], None],
+        has_room: Callable[[], None],
+        at_most_once: Callable[[str], bool],
+    ) -> None:
+        self.kind = kind
+        self.concurrency = concurrency
+        self._buffer_seconds = buffer_seconds
+        self._buffer_jobs = 4 * claim_batch
+        self._quota = quota
+        self._make_host = make_host
+        self._finish = finish
+        self._settled = settled
+        self._has_room = has_room
+        self._at_most_once = at_most_once
+        self._lock = threading.RLock()
+        self._buffer: deque[Held] = deque()
+        self._load = 0
+        self._job_seconds: float | None = None  # moving average of run time per job
+        self.closed = False
+        self.stations: list[Station] = []
+
+    # -- claimed jobs in ------------------------------------------------------------------------------------------
+
+    @property
+    def load(self) -> int:
+        """Jobs in this pool: waiting and running."""
+        return self._load
+
+    @property
+    def running(self) -> int:
+        """Jobs handed to hosts."""
+        return sum(len(station.sent) for station in self.stations)
+
+    @property
+    def target(self) -> int:
+        """Jobs that keep this pool busy for the buffer's time."""
+        if not self._job_seconds:
+            return self.concurrency if self._job_seconds is None else self.concurrency + self._buffer_jobs
+        ahead = int(self.concurrency * self._buffer_seconds / self._job_seconds)
+        return self.concurrency + min(ahead, self._buffer_jobs)
+
+    def room(self) -> int:
+        """How many jobs to claim now; 0 while enough wait, so that claims come in batches."""
+        target, load = self.target, self._load
+        if self.closed or (load >= self.concurrency and load * 2 > target):
+            return 0
+        return target - load
+
+    def offer(self, held: Iterable[Held]) -> None:
+        """Take claimed jobs and hand them to hosts as these have room."""
+        with self._lock:
+            before = len(self._buffer)
+            self._buffer.extend(held)
+            self._load += len(self._buffer) - before
+            self._feed()
+
+    def _feed(self) -> None:
+        buffer = self._buffer
+        if not buffer or self.closed:
+            return
+        ahead = 0
+        if self._job_seconds is not None:
+            ahead = min(HOST_AHEAD_JOBS, int(HOST_AHEAD_SECONDS / max(self._job_seconds, 1e-6)))
+        stations = [s for s in self.stations if s.host.ready and not s.retiring and not s.recalled]
+        # First everyone something to do, then something to go on with.
+        for share in (1, 1 + ahead) if ahead else (1,):
+            for station in stations:
+                count = min(station.slots * share - len(station.sent), len(buffer), station.quota)
+                if count > 0:
+                    batch = [buffer.popleft() for _ in range(count)]
+                    station.quota -= count
+                    station.sent.update((held.number, held) for held in batch)
+                    station.host.send([held.to_run() for held in batch])
+            if not buffer:
+                return
+
+    # -- messages of hosts ----------------------------------------------------------------------------------------
+
+    def handle(self, station: Station, message: tuple[Any, ...]) -> None:
+        """Take one message of a host: outcomes, jobs given back, or that it is ready."""
+        kind = message[0]
+        with self._lock:
+            if kind == "done":
+                self._done(station, message[1], message[2])
+            elif kind == "returned":
+                station.recalled = False
+                returned = [station.sent.pop(n) for n in message[1] if n in station.sent]
+                station.quota += len(returned)
+                self._buffer.extendleft(reversed(returned))
+            elif kind == "ready":
+                station.host.ready = True
+            self._feed()
+            room = self.room() > 0
+        if room:
+            self._has_room()
+
+    def _done(self, station: Station, seconds: float, outcomes: list[tuple[Any, ...]]) -> None:
+        each = seconds / len(outcomes)
+        known = self._job_seconds
+        self._job_seconds = each if known is None else 0.8 * known + 0.2 * each
+        entries: list[Entry] = []
+        settled = 0
+        sent = station.sent
+        for outcome in outcomes:
+            held = sent.pop(outcome[0], None)
+            if held is None:
+                continue
+            self._load -= 1
+            if outcome[1] == "settled":
+                settled += 1
+            else:
+                entries.append((held, held.end or outcome[1:]))
+        station.done += len(outcomes)
+        if entries:
+            self._finish(entries)
+        if settled:
+            self._settled(settled)
+
+    # -- hosts ----------------------------------------------------------------------------------------------------
+
+    def add(self, slots: int) -> Station:
+        """Start a host."""
+        station = Station(self._make_host(self.kind, slots), slots, self._quota)
+        with self._lock:
+            self.stations.append(station)
+            self._feed()
+        return station
+
+    def retire(self, station: Station) -> None:
+        """Let a host finish what it runs, and end."""
+        with self._lock:
+            if not station.retiring:
+                station.retiring = True
+                station.host.recall()
+                station.host.stop()
+
+    def bury(self, station: Station, reason: str) -> int:
+        """Account for the jobs of a host that died; returns how many attempts it took along.
+
+        What it had not started goes back in line here; what it ran is lost, or has the end for which it was killed.
+        """
+        with self._lock:
+            if station not in self.stations:
+                return 0
+            self.stations.remove(station)
+            started = station.host.board.started
+            entries: list[Entry] = []
+            unstarted = []
+            for number, held in station.sent.items():
+                if held.end is not None:
+                    entries.append((held, held.end))
+                elif number > started:
+                    unstarted.append(held)
+                else:
+                    entries.append((held, ("lost", reason, self._at_most_once(held.job.task))))
+            station.sent = {}
+            self._load -= len(entries)
+            self._buffer.extendleft(reversed(unstarted))
+            self._feed()
+        if entries:
+            self._finish(entries)
+        return len(entries)
+
+    def supervise(self, now: float, hard_limit: Callable[[Held], float | None]) -> bool:
+        """Enforce hard time limits and recall what waits behind a long job; true when something needs watching."""
+        watch = False
+        with self._lock:
+            for station in self.stations:
+                if not station.sent:
+                    continue
+                waiting = len(station.sent) > station.slots
+                for number, since in station.host.board.running():
+                    held = station.sent.get(number)
+                    if held is None:
+                        continue
+                    limit = hard_limit(held)
+                    if limit is not None:
+                        watch = True
+                        if now - since > limit and held.end is None:
+                            self._time_out(station, held, limit)
+                    if waiting and now - since > RECALL_SECONDS and not station.recalled and station.host.ready:
+                        station.recalled = True
+                        station.host.recall()
+                watch = watch or waiting
+        return watch
+
+    def _time_out(self, station: Station, held: Held, limit: float) -> None:
+        error = TimeLimitExceeded(f"time limit of {limit:g} s of task {held.job.task}[{held.job.id}] passed")
+        held.end = ("failed", encode_error(error), None)
+        logger.error("Task %s[%s] passed its time limit of %g s", held.job.task, held.job.id, limit)
+        if self.kind == "processes" or isinstance(station.host, ChildHost):
+            # Neighbours in threads or on the loop go back in line, their attempt unspent.
+            for other in station.sent.values():
+                if other.end is None and other is not held:
+                    once = self._at_most_once(other.job.task)
+                    other.end = ("lost", "a neighbour passed its time limit", True) if once else ("released",)
+            station.host.kill()
+        else:
+            station.host.cancel(held.number)
+
+    def cancel(self, job_ids: set[str]) -> None:
+        """End these jobs, wherever they are in this pool."""
+        error = encode_error(TaskRevokedError("cancelled on request"))
+        with self._lock:
+            waiting = [held for held in self._buffer if held.job.id in job_ids]
+            for held in waiting:
+                self._buffer.remove(held)
+                self._load -= 1
+            for station in self.stations:
+                running = {number for number, _ in station.host.board.running()}
+                for held in list(station.sent.values()):
+                    if held.job.id in job_ids and held.end is None:
+                        held.end = ("cancelled", error, None)
+                        if station.host.board.started >= held.number:
+                            station.host.cancel(held.number)
+                        elif not running:
+                            station.host.recall()
+        if waiting:
+            self._finish([(held, ("cancelled", error, None)) for held in waiting])
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def give_up(self) -> None:
+        """Decide the end of everything that still runs: it goes back in line, or is lost where it may run only once."""
+        with self._lock:
+            entries: list[Entry] = []
+            for station in self.stations:
+                for held in station.sent.values():
+                    once = self._at_most_once(held.job.task)
+                    end = ("lost", "its worker stopped before it ended", True) if once else ("released",)
+                    entries.append((held, held.end or end))
+                station.sent.clear()
+            self._load -= len(entries)
+        if entries:
+            self._finish(entries)
+
+    def close(self) -> list[Held]:
+        """Take no more jobs; returns those that were not started here, and recalls those that wait in hosts."""
+        with self._lock:
+            self.closed = True
+            waiting = list(self._buffer)
+            self._buffer.clear()
+            self._load -= len(waiting)
+            for station in self.stations:
+                if len(station.sent) > 0 and station.host.ready:
+                    station.host.recall()
+        return waiting
+
+    def drain(self) -> list[Held]:
+        """Return what came back after close()."""
+        with self._lock:
+            waiting = list(self._buffer)
+            self._buffer.clear()
+            self._load -= len(waiting)
+        return waiting
+
+    def forget(self) -> None:
+        """Drop everything: the worker lost its lease, and all these attempts are others' now."""
+        with self._lock:
+            self._buffer.clear()
+            for station in self.stations:
+                station.sent.clear()
+            self._load = 0
+
+    def held(self) -> list[Held]:
+        """Return all attempts in this pool."""
+        with self._lock:
+            return [*self._buffer, *(held for station in self.stations for held in station.sent.values())]
+
+    def drop(self, lost: set[int]) -> None:
+        """Drop attempts that turned out to be no longer ours; what runs of them is refused at its finish."""
+        with self._lock:
+            keep = [held for held in self._buffer if held.number not in lost]
+            self._load -= len(self._buffer) - len(keep)
+            self._buffer = deque(keep)

@@ -1,0 +1,211 @@
+"""Transactional jobs: the task's work, its result and whatever it enqueues commit together, fenced.
+
+The task runs inside a transaction on a connection of this process; the same transaction ends with the job's own
+finish. Should the attempt no longer be this worker's, the finish matches no row, and all is rolled back.
+"""
+
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, NoReturn
+
+import psycopg
+from pgqueue.app import PgQueue
+from pgqueue.task import Task
+from psycopg.pq import TransactionStatus
+
+from pgqueue.codec import encode_result
+from pgqueue.enrolment import aexecute_on, execute_on
+from pgqueue.errors import LeaseLost, PgQueueError
+from pgqueue.request import Request, transaction_connection
+from pgqueue.store.claims import finish_jobs
+from pgqueue.store.statement import Statement
+from pgqueue.worker.django import django_atomic, django_connection
+
+__all__ = ["Transactions"]
+
+_REFUSED = (
+    "a transactional task may not {what} its connection: the worker commits its work and its result together;"
+    " use connection.transaction() for savepoints, or raise to roll back"
+)
+
+
+class _TaskConnection(psycopg.Connection[Any]):
+    """The connection a task sees: its transaction is the worker's to end."""
+
+    def commit(self) -> NoReturn:
+        raise PgQueueError(_REFUSED.format(what="commit"))
+
+    def rollback(self) -> NoReturn:
+        raise PgQueueError(_REFUSED.format(what="roll back"))
+
+
+class _AsyncTaskConnection(psycopg.AsyncConnection[Any]):
+    """The connection a coroutine sees: its transaction is the worker's to end."""
+
+    async def commit(self) -> NoReturn:
+        raise PgQueueError(_REFUSED.format(what="commit"))
+
+    async def rollback(self) -> NoReturn:
+        raise PgQueueError(_REFUSED.format(what="roll back"))
+
+
+class Transactions:
+    """Runs transactional tasks, on one connection per thread and one per running coroutine.
+
+    Args:
+        app: where to connect.
+        application_name: of the sessions; a rescuer ends the sessions of a dead worker by it.
+    """
+
+    def __init__(self, app: PgQueue, application_name: str) -> None:
+        self._app = app
+        self._application_name = application_name
+        self._local = threading.local()
+        self._idle: list[_AsyncTaskConnection] = []
+
+    def run(
+        self, job_id: str, token: int, task: Task[..., Any], request: Request, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
+        """Run a plain function and record its success in the transaction of its work.
+
+        Raises:
+            LeaseLost: the attempt was another's by then; nothing was kept.
+            Exception: what the task raised; nothing was kept.
+        """
+        with self._scope(task) as connection:
+            mark = transaction_connection.set(connection)
+            try:
+                transaction_id = execute_on(connection, self._begin())
+                value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+                self._check(connection)
+                result = None if request.ignore_result else encode_result(value)
+                self._confirm(execute_on(connection, self._finish(job_id, token, task, result)), transaction_id, job_id)
+            finally:
+                transaction_connection.reset(mark)
+
+    async def arun(
+        self, job_id: str, token: int, task: Task[..., Any], request: Request, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
+        """Run a coroutine and record its success in the transaction of its work; raises as run() does."""
+        async with self._ascope(task) as connection:
+            mark = transaction_connection.set(connection)
+            try:
+                transaction_id = await aexecute_on(connection, self._begin())
+                value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
+                self._check(connection)
+                result = None if request.ignore_result else encode_result(value)
+                finish = self._finish(job_id, token, task, result)
+                self._confirm(await aexecute_on(connection, finish), transaction_id, job_id)
+            finally:
+                transaction_connection.reset(mark)
+
+    def _begin(self) -> Statement[str]:
+        return Statement(self._app.queries["begin_task"], {}, lambda rows: str(rows[0][0]))
+
+    def _finish(self, job_id: str, token: int, task: Task[..., Any], result: str | None) -> Statement[tuple[str, bool]]:
+        finish = finish_jobs(
+            self._app.queries, [(job_id, token)], "succeeded", [result], None, None, task.result_expires
+        )
+        return Statement(
+            self._app.queries["finish_task"], finish.params, lambda rows: (str(rows[0][0]), not rows[0][1])
+        )
+
+    def _confirm(self, ended: tuple[str, bool], transaction_id: str, job_id: str) -> None:
+        if ended[0] != transaction_id:
+            raise PgQueueError(_REFUSED.format(what="commit or roll back (found by its transaction id)"))
+        if not ended[1]:
+            raise LeaseLost(f"job {job_id} was rescued, cancelled or deleted while it ran; its work was rolled back")
+
+    def _check(self, connection: Any) -> None:
+        if not isinstance(connection, psycopg.Connection | psycopg.AsyncConnection):
+            return
+        if connection.closed:
+            raise PgQueueError("the task closed the connection of its own transaction")
+        status = connection.info.transaction_status
+        if status == TransactionStatus.INERROR:
+            raise PgQueueError(
+                "the task caught a database error and returned with its transaction aborted; let the error out, or"
+                " wrap the risky part in connection.transaction()"
+            )
+        if status != TransactionStatus.INTRANS:
+            raise PgQueueError(_REFUSED.format(what="commit or roll back"))
+
+    @contextlib.contextmanager
+    def _scope(self, task: Task[..., Any]) -> Iterator[Any]:
+        """A transaction that commits at the end of the block and rolls back on an error."""
+        if callable(task.transactional):
+            with _made(task.transactional) as session:
+                yield session
+            return
+        django = django_connection()
+        if django is not None:
+            with django_atomic():
+                yield django
+            return
+        connection = self._thread_connection()
+        try:
+            yield connection
+        except BaseException:
+            self._end(connection, psycopg.Connection.rollback)
+            raise
+        self._end(connection, psycopg.Connection.commit)
+
+    def _thread_connection(self) -> _TaskConnection:
+        connection: _TaskConnection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed or connection.broken:
+            connection = self._app.new_connection(
+                connection_class=_TaskConnection, application_name=self._application_name, autocommit=False
+            )
+            self._local.connection = connection
+        return connection
+
+    def _end(self, connection: psycopg.Connection[Any], end: Callable[[psycopg.Connection[Any]], None]) -> None:
+        try:
+            if not connection.closed:
+                end(connection)
+                _forget_session_state(connection, self._app)
+        except psycopg.Error:
+            connection.close()
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _ascope(self, task: Task[..., Any]) -> AsyncIterator[Any]:
+        if callable(task.transactional):
+            async with task.transactional() as session, session.begin():
+                yield session
+            return
+        connection = self._idle.pop() if self._idle else None
+        if connection is None or connection.closed:
+            connection = await self._app.new_async_connection(
+                connection_class=_AsyncTaskConnection, application_name=self._application_name, autocommit=False
+            )
+        try:
+            yield connection
+        except BaseException:
+            if not connection.closed:
+                await psycopg.AsyncConnection.rollback(connection)
+            raise
+        else:
+            await psycopg.AsyncConnection.commit(connection)
+        finally:
+            if not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE:
+                self._idle.append(connection)
+            else:
+                await connection.close()
+
+
+@contextlib.contextmanager
+def _made(factory: Callable[[], Any]) -> Iterator[Any]:
+    """What a factory makes (a SQLAlchemy Session or Connection), in a transaction of its own."""
+    with factory() as session, session.begin():
+        yield session
+
+
+def _forget_session_state(connection: psycopg.Connection[Any], app: PgQueue) -> None:
+    """Undo what a task may have left on the session: role, search_path, temporary tables, locks."""
+    connection.autocommit = True
+    try:
+        connection.execute(app.queries["reset_session"])
+    finally:
+        connection.autocommit = False

@@ -1,0 +1,142 @@
+"""Frames between a worker and its children, and the memory they share.
+
+A frame is a length and a marshalled tuple: both ends run the same interpreter, and marshal is the fastest codec it has.
+"""
+
+import marshal
+import mmap
+import os
+import socket
+import struct
+import tempfile
+from typing import Any
+
+__all__ = ["Channel", "RunBoard"]
+
+_LENGTH = struct.Struct("!I")
+
+
+class Channel:
+    """One end of a socket pair: whole frames out, whole frames in.
+
+    The worker's end never blocks: what the socket does not take waits in `unsent` until it is writable again.
+    """
+
+    def __init__(self, sock: socket.socket, blocking: bool) -> None:
+        self.sock = sock
+        self.unsent = bytearray()
+        self._received = bytearray()
+        sock.setblocking(blocking)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for selectors."""
+        return self.sock.fileno()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send one message, or keep what the socket does not take now."""
+        body = marshal.dumps(message)
+        frame = _LENGTH.pack(len(body)) + body
+        if self.unsent:
+            self.unsent += frame
+            return
+        if self.sock.getblocking():
+            self.sock.sendall(frame)
+            return
+        try:
+            sent = self.sock.send(frame)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(frame):
+            self.unsent += frame[sent:]
+
+    def flush(self) -> None:
+        """Send what was kept, as far as the socket takes it."""
+        try:
+            while self.unsent:
+                del self.unsent[: self.sock.send(self.unsent)]
+        except BlockingIOError:
+            pass
+
+    def receive(self) -> list[tuple[Any, ...]] | None:
+        """Read what is there and return the whole messages; None at the end of the stream."""
+        try:
+            chunk = self.sock.recv(1 << 18)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not chunk:
+            return None
+        buffer = self._received
+        buffer += chunk
+        messages = []
+        start, end = 0, len(buffer)
+        while end - start >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if end - start - 4 < length:
+                break
+            # Trusted: the other end is this worker or its own child.
+            messages.append(marshal.loads(memoryview(buffer)[start + 4 : start + 4 + length]))  # noqa: S302
+            start += 4 + length
+        if start:
+            del buffer[:start]
+        return messages
+
+    def close(self) -> None:
+        """Close this end."""
+        self.sock.close()
+
+
+class RunBoard:
+    """Shared memory in which a child shows what it runs; readable after its death.
+
+    `started` is the number of the last job started: jobs start in the order in which they are sent. Each slot holds
+    the number of the job that runs in it (0: none) and since when, on the system's monotonic clock.
+    """
+
+    _STARTED = struct.Struct("q")
+    _SLOT = struct.Struct("qd")
+
+    def __init__(self, slots: int, descriptor: int | None = None) -> None:
+        self.slots = slots
+        size = self._STARTED.size + slots * self._SLOT.size
+        if descriptor is None:
+            with tempfile.TemporaryFile() as file:
+                file.truncate(size)
+                self.descriptor = os.dup(file.fileno())
+        else:
+            self.descriptor = descriptor
+        self._map = mmap.mmap(self.descriptor, size)
+
+    @property
+    def started(self) -> int:
+        """Number of the last job started."""
+        number: int = self._STARTED.unpack_from(self._map, 0)[0]
+        return number
+
+    def start(self, slot: int, number: int, now: float) -> None:
+        """Show that a job starts in a slot."""
+        self._STARTED.pack_into(self._map, 0, number)
+        self._SLOT.pack_into(self._map, 8 + slot * 16, number, now)
+
+    def start_slot(self, slot: int, number: int, now: float) -> None:
+        """Show that a job that was noted as started runs in a slot."""
+        self._SLOT.pack_into(self._map, 8 + slot * 16, number, now)
+
+    def note_started(self, number: int) -> None:
+        """Show that a job started, without a slot of its own."""
+        self._STARTED.pack_into(self._map, 0, number)
+
+    def clear(self, slot: int) -> None:
+        """Show that a slot is idle."""
+        self._SLOT.pack_into(self._map, 8 + slot * 16, 0, 0.0)
+
+    def running(self) -> list[tuple[int, float]]:
+        """Return (number, since) of the busy slots."""
+        pairs = (self._SLOT.unpack_from(self._map, 8 + i * 16) for i in range(self.slots))
+        return [(number, since) for number, since in pairs if number]
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._map.close()
+        os.close(self.descriptor)

@@ -1,0 +1,511 @@
+"""Worker: one worker of an application. Builds its services, connects them, supervises its hosts, stops in order."""
+
+import asyncio
+import json
+import logging
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from pgqueue.app import PgQueue
+
+import pgqueue
+from pgqueue.errors import ConfigurationError
+from pgqueue.job import ClaimedJob
+from pgqueue.store.claims import held_jobs
+from pgqueue.store.partitions import ensure_partitions
+from pgqueue.store.schema import preflight
+from pgqueue.store.statement import run
+from pgqueue.store.workers import register_worker
+from pgqueue.worker.claimer import Claimer
+from pgqueue.worker.completer import BATCH, Completer, Entry
+from pgqueue.worker.executor import Executor
+from pgqueue.worker.held import Held
+from pgqueue.worker.hosts import ChildHost, Host, LocalHost
+from pgqueue.worker.lease import Lease, process_instance
+from pgqueue.worker.maintenance import Maintenance
+from pgqueue.worker.plan import WorkerPlan
+from pgqueue.worker.pool import Pool, Station
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("pgqueue.worker")
+
+UNLIMITED = sys.maxsize
+# Children that die before they are ready, one after the other, until the worker gives up.
+MAX_FAILED_STARTS = 3
+IDLE_SUPERVISION_SECONDS = 1.0
+BUSY_SUPERVISION_SECONDS = 0.1
+SHRINK_AFTER_SECONDS = 30.0
+
+
+class Worker:
+    """One worker; also a context manager, sync and async, for use inside a program.
+
+    Args:
+        app: whose jobs it runs.
+        plan: what it serves, made by make_plan().
+    """
+
+    def __init__(self, app: PgQueue, plan: WorkerPlan) -> None:
+        self.app = app
+        self.plan = plan
+        conf = app.conf
+        app.finalize()
+        self._queries = app.queries
+        self._numbers = 0
+        self._settled = 0
+        self._executor: Executor | None = None
+        self._selector = selectors.DefaultSelector()
+        self._stations: dict[Host, tuple[Pool, Station]] = {}
+        self._attention = threading.Event()
+        self._dead: list[tuple[Pool, Station]] = []
+        self._failed_starts = 0
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._hurry = threading.Event()
+        self.failure: str | None = None
+        self._idle_since = time.monotonic()
+        self._partition_days = _days(conf.result_expires, conf.failed_result_expires) + 3
+        self._completer = Completer(
+            lambda: self._connect("finish"),
+            self._queries,
+            self._keep_seconds,
+            conf.worker_lost_limit,
+            self._partition_days,
+            self._after_write,
+        )
+        self.lease = Lease(
+            connect=lambda: self._connect("lease"),
+            queries=self._queries,
+            register=self._register,
+            lease_seconds=conf.worker_lease,
+            heartbeat_seconds=conf.worker_heartbeat,
+            lost_limit=conf.worker_lost_limit,
+            keep_seconds=conf.failed_result_expires,
+            figures=lambda: (sum(pool.running for pool in self.pools.values()), self.finished),
+            on_cancel=self._cancel,
+            on_evicted=self._evicted,
+        )
+        self._claimer = Claimer(
+            connect=lambda: self._connect("claim"),
+            connect_listen=lambda: self._connect("listen", dsn=conf.listen_dsn),
+            trust_listen=conf.listen_dsn is not None,
+            queries=self._queries,
+            queues=plan.queues,
+            worker_id=lambda: self.lease.worker_id,
+            room=self._room,
+            take=self._take,
+            poll_seconds=conf.worker_poll_interval,
+            on_connected=self._reconcile,
+            on_evicted=self.lease.beat_now,
+            on_drained=self._drained,
+            on_message=self._on_message,
+        )
+        self.pools = {
+            kind: Pool(
+                kind,
+                size,
+                buffer_seconds=conf.worker_buffer,
+                claim_batch=conf.worker_claim_batch,
+                quota=(plan.max_tasks_per_child or UNLIMITED) if kind == "processes" else UNLIMITED,
+                make_host=self._make_host,
+                finish=self._completer.put,
+                settled=self._count_settled,
+                has_room=self._claimer.has_room,
+                at_most_once=self._at_most_once,
+            )
+            for kind, size in plan.pools.items()
+        }
+        self._kind_of = {
+            name: "loop" if task.is_coroutine else task.pool or plan.main_pool for name, task in app.tasks.items()
+        }
+        if plan.in_process:
+            self._kind_of = {n: "threads" if k == "processes" else k for n, k in self._kind_of.items()}
+        self._maintenance = Maintenance(lambda: self._connect("maintenance"), self._queries, self._partition_days)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> int:
+        """Jobs that ended in this worker so far."""
+        return self._completer.finished + self._settled
+
+    def start(self) -> None:
+        """Check the database, register, and begin to work in background threads.
+
+        Raises:
+            SchemaError, ConfigurationError: the schema or the server does not fit; the message says what to do.
+            psycopg.Error: the database cannot be reached.
+        """
+        with self._connect("preflight") as connection:
+            preflight(connection, self._queries)
+            run(connection, ensure_partitions(self._queries, self._partition_days))
+        self.app.conf.freeze("a worker started")
+        self.app.embedded_worker_count += self.plan.in_process
+        self.lease.start()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        for kind, pool in self.pools.items():
+            hosts, slots = (pool.concurrency, 1) if kind == "processes" else (1, pool.concurrency)
+            for _ in range(hosts):
+                self._add(pool, slots)
+        self._completer.start()
+        self._reader = threading.Thread(target=self._read_hosts, name="pgqueue-reader", daemon=True)
+        self._reader.start()
+        self._claimer.start()
+        self._supervisor = threading.Thread(target=self._supervise, name="pgqueue-supervisor", daemon=True)
+        self._supervisor.start()
+        self._maintenance.start()
+
+    def request_stop(self) -> None:
+        """Begin a warm stop; asked again, do not wait for running jobs. Safe in signal handlers."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        self._attention.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the worker has stopped; false when `timeout` seconds were not enough."""
+        return self._stopped.wait(timeout)
+
+    def stop(self) -> None:
+        """Stop: claim no more, give back what has not started, let run what has, within worker_shutdown_timeout."""
+        if not self._stopping.is_set():
+            self.request_stop()
+        self.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    # -- what the services ask --------------------------------------------------------------------------------------
+
+    def _connect(self, purpose: str, dsn: str | None = None) -> psycopg.Connection[Any]:
+        worker_id = self.lease.worker_id if hasattr(self, "lease") else None
+        name = f"{self._queries.schema}/{worker_id}" if worker_id is not None else f"{self._queries.schema} worker"
+        return self.app.new_connection(application_name=name, dsn=dsn)
+
+    def _register(self, connection: psycopg.Connection[Any]) -> int:
+        tasks = self.app.tasks
+        return run(
+            connection,
+            register_worker(
+                self._queries,
+                name=self.plan.name,
+                hostname=socket.gethostname(),
+                pid=os.getpid(),
+                instance=process_instance(),
+                app=self.app.main or "",
+                version=pgqueue.__version__,
+                queues=list(self.plan.queues),
+                tasks=sorted(tasks),
+                at_most_once=sorted(name for name in tasks if self._at_most_once(name)),
+                pools=json.dumps(self.plan.pools),
+                lease_seconds=self.app.conf.worker_lease,
+            ),
+        )
+
+    def _at_most_once(self, name: str) -> bool:
+        task = self.app.tasks.get(name)
+        return task is not None and not task.acks_late
+
+    def _keep_seconds(self, name: str, kind: str) -> float | None:
+        task = self.app.tasks.get(name)
+        keep: float | None
+        if kind == "succeeded":
+            keep = task.result_expires if task is not None else self.app.conf.result_expires
+        else:
+            keep = self.app.conf.failed_result_expires
+        return keep
+
+    def _hard_limit(self, held: Held) -> float | None:
+        task = self.app.tasks.get(held.job.task)
+        limit: float | None = task.time_limit if task is not None else None
+        if held.job.options is not None:
+            limit = json.loads(held.job.options).get("time_limit", limit)
+        return limit
+
+    def _room(self) -> tuple[int, list[str]]:
+        if self._stopping.is_set() or self._completer.pending > 4 * BATCH:
+            return 0, []
+        rooms = {kind: pool.room() for kind, pool in self.pools.items()}
+        total = min(sum(rooms.values()), self.app.conf.worker_claim_batch)
+        full = {kind for kind, room in rooms.items() if room <= 0}
+        if total <= 0 or not full:
+            return total, []
+        return total, [name for name, kind in self._kind_of.items() if kind in full]
+
+    def _take(self, token: int, jobs: list[ClaimedJob]) -> None:
+        by_kind: dict[str, list[Held]] = {}
+        ended: list[Entry] = []
+        number = self._numbers
+        for job in jobs:
+            number += 1
+            held = Held(number, job, token)
+            kind = self._kind_of.get(job.task)
+            if kind is None:
+                ended.append((held, ("released",)))
+                if job.task not in self._claimer.unknown:
+                    self._claimer.unknown.add(job.task)
+                    logger.warning(
+                        "task %r is unknown here; its jobs are left to workers that have it (is its module included?)",
+                        job.task,
+                    )
+            elif job.expired:
+                ended.append((held, ("expired", None, None)))
+            else:
+                by_kind.setdefault(kind, []).append(held)
+        self._numbers = number
+        for kind, batch in by_kind.items():
+            self.pools[kind].offer(batch)
+        if ended:
+            self._completer.put(ended)
+
+    def _after_write(self) -> None:
+        if self.plan.burst and not any(pool.load for pool in self.pools.values()):
+            self._claimer.nudge()
+
+    def _count_settled(self, count: int) -> None:
+        self._settled += count
+
+    def _drained(self) -> None:
+        if self.plan.burst and not self._completer.pending and not any(pool.load for pool in self.pools.values()):
+            self.request_stop()
+
+    def _on_message(self, payload: str) -> None:
+        if payload[1:] == str(self.lease.worker_id):
+            self.lease.beat_now()
+
+    def _cancel(self, job_ids: set[str]) -> None:
+        for pool in self.pools.values():
+            pool.cancel(job_ids)
+
+    def _evicted(self) -> None:
+        for pool in self.pools.values():
+            pool.forget()
+            for station in list(pool.stations):
+                if isinstance(station.host, ChildHost):
+                    station.host.kill()
+
+    def _reconcile(self, connection: psycopg.Connection[Any]) -> None:
+        """After a reconnect: a crash of the server may have undone the last claims, which commit asynchronously."""
+        held = {attempt.number: attempt for pool in self.pools.values() for attempt in pool.held()}
+        if not held:
+            return
+        kept = run(connection, held_jobs(self._queries, [attempt.fence for attempt in held.values()]))
+        lost = {number for number, attempt in held.items() if attempt.job.id not in kept}
+        if lost:
+            logger.warning("%d claimed jobs are no longer ours", len(lost))
+            for pool in self.pools.values():
+                pool.drop(lost)
+
+    # -- hosts ----------------------------------------------------------------------------------------------------
+
+    def _make_host(self, kind: str, slots: int) -> Host:
+        application_name = f"{self._queries.schema}/{self.lease.worker_id}"
+        if kind == "solo" or self.plan.in_process:
+            if self._executor is None:
+                self._executor = Executor(self.app, self.plan.name, application_name)
+            return LocalHost(kind, slots, self._executor, self._from_local)
+        if self.plan.spec is None:
+            raise ConfigurationError("child processes import the application: name it with -A module:app")
+        settings = {
+            "app": self.plan.spec,
+            "include": list(self.plan.include),
+            "path": sys.path,
+            "overrides": self.app.child_settings(),
+            "name": self.plan.name,
+            "application_name": application_name,
+            "log": {"level": self.plan.loglevel, "logfile": self.plan.logfile},
+        }
+        return ChildHost(kind, slots, settings)
+
+    def _add(self, pool: Pool, slots: int) -> None:
+        station = pool.add(slots)
+        self._stations[station.host] = (pool, station)
+        if isinstance(station.host, ChildHost):
+            self._selector.register(station.host.channel, selectors.EVENT_READ, station.host)
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        self._wake_out.send(b".")
+
+    def _from_local(self, host: LocalHost, message: tuple[Any, ...]) -> None:
+        found = self._stations.get(host)
+        if found is not None:
+            self._handle(*found, message)
+
+    def _handle(self, pool: Pool, station: Station, message: tuple[Any, ...]) -> None:
+        if message[0] == "progress":
+            self._completer.put_progress(message[1], message[2], message[3])
+            return
+        if message[0] == "ready":
+            self._failed_starts = 0
+        pool.handle(station, message)
+        if message[0] == "done" and (station.quota <= 0 or (self._stopping.is_set() and not pool.load)):
+            self._attention.set()
+
+    def _read_hosts(self) -> None:
+        """Take the messages of all children, and send them what their sockets did not take at once."""
+        while not self._stopped.is_set():
+            for key, _ in self._selector.select():
+                host = key.data
+                if host is None:
+                    self._wake_in.recv(64)
+                    continue
+                found = self._stations.get(host)
+                if found is None:
+                    continue
+                host.channel.flush()
+                messages = host.channel.receive()
+                if messages is None:
+                    self._selector.unregister(host.channel)
+                    self._dead.append(found)
+                    self._attention.set()
+                    continue
+                for message in messages:
+                    self._handle(*found, message)
+
+    def _supervise(self) -> None:
+        """Replace dead hosts, enforce limits, scale; then, when asked, stop."""
+        while not self._stopping.is_set():
+            watch = False
+            now = time.monotonic()
+            try:
+                for pool in self.pools.values():
+                    watch = pool.supervise(now, self._hard_limit) or watch
+                self._replace_dead()
+                self._renew_hosts(now)
+            except Exception:
+                logger.exception("supervision failed; it goes on")
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                self.failure = "child processes die before they are ready; see the errors above"
+                break
+            self._attention.wait(BUSY_SUPERVISION_SECONDS if watch else IDLE_SUPERVISION_SECONDS)
+            self._attention.clear()
+        self._shut_down()
+
+    def _replace_dead(self) -> None:
+        while self._dead:
+            pool, station = self._dead.pop()
+            host = station.host
+            self._stations.pop(host, None)
+            if not isinstance(host, ChildHost):
+                continue
+            code = host.reap(1.0)
+            ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            reason = f"its child process {ended}"
+            lost = pool.bury(station, reason)
+            host.board.close()
+            if station.retiring or self._stopping.is_set():
+                continue
+            if not host.ready:
+                self._failed_starts += 1
+            logger.warning("a child (pid %d) of pool %s died: %s; %d jobs with it", host.pid, pool.kind, reason, lost)
+            self._add(pool, station.slots)
+
+    def _renew_hosts(self, now: float) -> None:
+        conf, plan = self.app.conf, self.plan
+        for pool in self.pools.values():
+            for station in list(pool.stations):
+                host = station.host
+                if not isinstance(host, ChildHost) or station.retiring:
+                    continue
+                if not host.ready and now - host.started_at > conf.worker_proc_alive_timeout:
+                    logger.error("a child is not ready after %g s", conf.worker_proc_alive_timeout)
+                    host.kill()
+                elif station.quota <= 0 and not station.sent:
+                    self._replace(pool, station)
+                elif plan.max_memory_per_child and host.memory() > plan.max_memory_per_child:
+                    logger.warning("a child uses %d KiB: replaced after its job", host.memory())
+                    self._replace(pool, station)
+        if plan.autoscale is not None:
+            self._autoscale(now, *plan.autoscale)
+
+    def _replace(self, pool: Pool, station: Station) -> None:
+        pool.retire(station)
+        self._add(pool, station.slots)
+
+    def _autoscale(self, now: float, most: int, least: int) -> None:
+        pool = self.pools["processes"]
+        hosts = len(pool.stations)
+        if pool.load >= pool.concurrency:
+            self._idle_since = now
+            if hosts < most:
+                pool.concurrency = hosts + 1
+                self._add(pool, 1)
+                self._claimer.nudge()
+        elif now - self._idle_since > SHRINK_AFTER_SECONDS and hosts > least:
+            self._idle_since = now
+            pool.concurrency = hosts - 1
+            pool.retire(pool.stations[-1])
+
+    # -- stopping -------------------------------------------------------------------------------------------------
+
+    def _shut_down(self) -> None:
+        try:
+            self._stopping.set()
+            self._claimer.stop()
+            self._release(held for pool in self.pools.values() for held in pool.close())
+            until = time.monotonic() + self.app.conf.worker_shutdown_timeout
+            while any(pool.load for pool in self.pools.values()) and not self._hurry.is_set():
+                self._replace_dead()
+                self._release(held for pool in self.pools.values() for held in pool.drain())
+                for pool in self.pools.values():
+                    pool.supervise(time.monotonic(), self._hard_limit)
+                if time.monotonic() > until:
+                    logger.warning("jobs still run after %g s: they go back", self.app.conf.worker_shutdown_timeout)
+                    break
+                self._attention.wait(BUSY_SUPERVISION_SECONDS)
+                self._attention.clear()
+            for pool in self.pools.values():
+                self._release(pool.drain())
+                busy = {station for station in pool.stations if station.sent}
+                pool.give_up()
+                for station in pool.stations:
+                    (station.host.kill if station in busy else station.host.stop)()
+            for host, (_, _) in list(self._stations.items()):
+                if isinstance(host, ChildHost):
+                    host.reap(5.0)
+            if not self._completer.stop(10.0):
+                logger.error("%d outcomes could not be written; their jobs will run again", self._completer.pending)
+            self._maintenance.stop()
+            self.lease.stop()
+            self.app.embedded_worker_count -= self.plan.in_process
+        except Exception:
+            logger.exception("stopping failed")
+            self.failure = "stopping failed; see the errors above"
+        finally:
+            self._stopped.set()
+            self._wake_reader()
+
+    def _release(self, held: Iterable[Held]) -> None:
+        entries: list[Entry] = [(attempt, ("released",)) for attempt in held]
+        if entries:
+            self._completer.put(entries)
+
+
+def _days(*seconds: float | None) -> int:
+    return int(max((s for s in seconds if s is not None), default=0.0) // 86_400) + 1
