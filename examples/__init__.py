@@ -1,0 +1,1 @@
+"""Two programs that use pgqueue for real work; `pgqueue demo` runs both."""

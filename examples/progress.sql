@@ -1,0 +1,1 @@
+select state, count(*) from pgqueue.all_jobs where task like %s group by 1
