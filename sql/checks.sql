@@ -51,3 +51,6 @@ join pg_stat_activity a on a.pid = l.pid
 where l.granted and l.pid <> pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())
 group by a.pid, a.application_name, a.backend_type, a.state, a.xact_start
 order by a.xact_start limit 3
+
+-- name: set_statement_timeout
+select set_config('statement_timeout', %(milliseconds)s, true)

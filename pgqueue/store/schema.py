@@ -12,6 +12,7 @@ from psycopg import errors
 from pgqueue import dsn as connection_string
 from pgqueue import validation
 from pgqueue.errors import ConfigurationError, SchemaError
+from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Queries, Rows, Statement, run, sql_folder
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Connect",
     "check",
+    "connect_waiting",
+    "connection_problem",
     "downgrade",
     "expected_version",
     "found_version",
