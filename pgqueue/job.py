@@ -98,7 +98,7 @@ class ClaimedJob(NamedTuple):
     parent_id: str | None
 
 
-_id_lock = threading.Lock()
+_id_lock = threading.RLock()  # a signal handler may enqueue while its own thread is in here
 _id_last_ms = 0
 _id_counter = 0
 
@@ -145,6 +145,6 @@ if hasattr(os, "register_at_fork"):
 
     def _renew_lock() -> None:
         global _id_lock
-        _id_lock = threading.Lock()
+        _id_lock = threading.RLock()
 
     os.register_at_fork(after_in_child=_renew_lock)

@@ -27,6 +27,7 @@ class Request:
         called_directly: True outside of a worker.
         is_eager: True under apply() and task_always_eager.
         timelimit: (hard, soft) in seconds, None where there is none.
+        max_retries: what the job overrides of its task's; None: nothing.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Request:
         "is_eager",
         "kwargs",
         "lost",
+        "max_retries",
         "parent_id",
         "priority",
         "queue",
@@ -73,6 +75,7 @@ class Request:
         token: int | None = None,
         called_directly: bool = True,
         is_eager: bool = False,
+        max_retries: int | None = None,
     ) -> None:
         self.id = id
         self.task = task
@@ -93,6 +96,7 @@ class Request:
         self.token = token
         self.called_directly = called_directly
         self.is_eager = is_eager
+        self.max_retries = max_retries
 
     @property
     def retries(self) -> int:

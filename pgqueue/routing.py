@@ -52,6 +52,11 @@ class Router:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
+    @property
+    def by_name(self) -> bool:
+        """Whether the name alone decides: no function has to be asked at each call."""
+        return self._known is not None
+
     def route(
         self,
         name: str,

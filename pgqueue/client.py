@@ -1,0 +1,404 @@
+"""Enqueueing: a call becomes a row, in the caller's transaction or in one of its own.
+
+Every job has its id before it is sent. Where a connection breaks in the middle, the same job is sent once more under
+its id, which the database takes once only.
+"""
+
+import contextvars
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from pgqueue.codec import encode_call
+from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
+from pgqueue.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
+from pgqueue.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    DuplicateJob,
+    UnknownCommit,
+    UnknownTask,
+    ValidationError,
+)
+from pgqueue.job import NewJob, new_job_id
+from pgqueue.options import CallOptions, check_call_options, read_call, task_name
+from pgqueue.request import Request, current_request, progress_sink
+from pgqueue.results import AsyncResult, Results
+from pgqueue.routing import Router
+from pgqueue.store.database import Database, translate
+from pgqueue.store.jobs import insert_job, update_progress
+from pgqueue.store.statement import Queries
+from pgqueue.task import Plan, Task
+
+__all__ = ["Client", "Prepared"]
+
+_CLEARED_BY_NONE = frozenset({"expires", "time_limit", "soft_time_limit"})
+Args = Sequence[Any]
+Kwargs = Mapping[str, Any]
+
+
+class Prepared(NamedTuple):
+    """A job ready to be inserted."""
+
+    job: NewJob
+    task_id: str
+    duplicate: str  # "raise" or "return"
+    connection: Any
+
+
+class Client:
+    """Enqueues for one application.
+
+    Args:
+        conf: the settings.
+        tasks: the registry.
+        using: the context variable behind app.using().
+        results: of the application.
+        zone: of naive instants.
+        begin: freezes the settings; called before the first enqueue.
+        embedded: whether a worker of this application runs in this process, so that tasks of __main__ can run.
+    """
+
+    def __init__(
+        self,
+        conf: Any,
+        tasks: Mapping[str, Task[..., Any]],
+        using: contextvars.ContextVar[Enrolment | None],
+        results: Results,
+        zone: Callable[[], ZoneInfo],
+        begin: Callable[[], None],
+        embedded: Callable[[], bool],
+    ) -> None:
+        self._conf = conf
+        self._tasks = tasks
+        self._using = using
+        self.results = results
+        self._zone = zone
+        self._begin = begin
+        self._embedded = embedded
+        self._router: Router | None = None
+        self._unknown_plans: dict[str, Plan] = {}
+
+    @property
+    def _database(self) -> Database:
+        return self.results.database
+
+    @property
+    def _queries(self) -> Queries:
+        return self.results.database.queries
+
+    # one call
+
+    def delay(self, task: Task[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> AsyncResult[Any]:
+        """Enqueue a call without options: the short way, whatever does not change was found out before."""
+        plan = task.plan
+        if not plan.simple:
+            return self.send(task.name, args, kwargs, {})
+        task.fits(args, kwargs)
+        job_id = new_job_id()
+        job = _simple_job(job_id, task.name, plan, args, kwargs)
+        participant = find(self._using)
+        if participant is None:
+            self._deliver(job)
+        else:
+            enlist(participant, self._queries, insert_job(self._queries, job))
+        return AsyncResult.of_enqueued(job_id, job_id, self.results, participant)
+
+    async def adelay(self, task: Task[..., Any], args: tuple[Any, ...], kwargs: Kwargs) -> AsyncResult[Any]:
+        """delay() for async code."""
+        plan = task.plan
+        if not plan.simple:
+            return await self.asend(task.name, args, kwargs, {})
+        task.fits(args, kwargs)
+        job_id = new_job_id()
+        job = _simple_job(job_id, task.name, plan, args, kwargs)
+        participant = find(self._using)
+        if participant is None:
+            await self._adeliver(job)
+        else:
+            await aenlist(participant, self._queries, insert_job(self._queries, job))
+        return AsyncResult.of_enqueued(job_id, job_id, self.results, participant)
+
+    def send(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> AsyncResult[Any]:
+        """Enqueue a call with options; of a task that is not registered here, without a check of its arguments."""
+        task = self._tasks.get(name)
+        if task is not None and self.is_eager():
+            return self.apply_now(task, args, kwargs, _eager_request(options))
+        prepared = self.prepare(name, args, kwargs, options)
+        participant = self.participant(prepared.connection)
+        if participant is None:
+            inserted = self._deliver(prepared.job)
+        else:
+            inserted = enlist(participant, self._queries, insert_job(self._queries, prepared.job))
+        return self._enqueued(prepared, inserted, participant)
+
+    async def asend(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> AsyncResult[Any]:
+        """send() for async code."""
+        task = self._tasks.get(name)
+        if task is not None and self.is_eager():
+            return await arun_eagerly(task, args, kwargs, _eager_request(options))
+        prepared = self.prepare(name, args, kwargs, options)
+        participant = self.participant(prepared.connection)
+        if participant is None:
+            inserted = await self._adeliver(prepared.job)
+        else:
+            inserted = await aenlist(participant, self._queries, insert_job(self._queries, prepared.job))
+        return self._enqueued(prepared, inserted, participant)
+
+    def _enqueued(self, prepared: Prepared, inserted: bool, participant: Participant | None) -> AsyncResult[Any]:
+        if not inserted and prepared.duplicate == "raise":
+            raise DuplicateJob(
+                f"task_id: a job {prepared.task_id!r} is kept already; choose another, or pass on_duplicate='return'",
+                prepared.task_id,
+            )
+        return AsyncResult.of_enqueued(prepared.task_id, prepared.job.id, self.results, participant)
+
+    def participant(self, connection: Any = None) -> Participant | None:
+        """The connection in which an enqueue takes part: the one given, or the one in force here; None: its own."""
+        return find(self._using) if connection is None else participant_of(connection)
+
+    # inline
+
+    def apply(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
+        """Run a call inline."""
+        task = self._tasks.get(name)
+        if task is None:
+            raise UnknownTask(f"task {name!r} is not registered here, so it cannot run here")
+        return self.apply_now(task, args, kwargs, _eager_request(options))
+
+    def apply_now(
+        self, task: Task[..., Any], args: Args, kwargs: Kwargs, request: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        """Run a call of a task inline."""
+        task.fits(args, kwargs)
+        return run_eagerly(task, args, kwargs, request)
+
+    def is_eager(self) -> bool:
+        """Whether calls are to run inline; freezes the settings."""
+        self._begin()
+        return bool(self._conf.task_always_eager)
+
+    # making the job
+
+    def plan(self, task: Task[..., Any]) -> Plan:
+        """What is the same in all calls of a task."""
+        own: dict[str, Any] = {}
+        for name in ("queue", "priority", "expires"):
+            value = getattr(task, name)
+            if value is not None:
+                own[name] = value
+        plan = self._plan(task.name, own, task)
+        return plan._replace(simple=plan.simple and not self._conf.task_always_eager and not _of_main(task))
+
+    def _plan(self, name: str, own: dict[str, Any], task: Any = None) -> Plan:
+        conf, router = self._conf, self._routes()
+        route = router.route(name, task=task) if router.by_name else {}
+        check_call_options(route, f"the route of {name!r}")
+        options: dict[str, Any] = {**route, **own}
+        call = read_call(options, self._zone(), None, None)
+        queue = call.queue or conf.task_default_queue
+        router.check_queue(queue)
+        simple = router.by_name and options.keys() <= {"queue", "priority", "expires"} and call.expires_at is None
+        simple = simple and not (conf.task_inherit_parent_priority and call.priority is None)
+        priority = conf.task_default_priority if call.priority is None else call.priority
+        return Plan(simple, cast(CallOptions, options), queue, priority, call.expires_in)
+
+    def _routes(self) -> Router:
+        if self._router is None:
+            conf = self._conf
+            self._router = Router(conf.task_routes, None if conf.task_create_missing_queues else conf.task_queues)
+        return self._router
+
+    def prepare(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> Prepared:
+        """Check a call with options and make its job."""
+        self._begin()
+        check_call_options(options, f"{name}")
+        task = self._tasks.get(name)
+        if not isinstance(args, list | tuple):
+            args = _positional(args)
+        if not isinstance(kwargs, Mapping):
+            raise ValidationError(f"kwargs: expected a dict, got {type(kwargs).__name__}")
+        if task is not None:
+            task.fits(args, kwargs)
+            self._refuse_main(task)
+            plan, soft, hard = task.plan, task.soft_time_limit, task.time_limit
+        else:
+            plan, soft, hard = self._plan_of_unknown(name), None, None
+        merged: dict[str, Any] = dict(plan.options)
+        merged.update(item for item in options.items() if item[1] is not None or item[0] in _CLEARED_BY_NONE)
+        router = self._routes()
+        if not router.by_name:
+            route = router.route(name, args, kwargs, merged, task)
+            check_call_options(route, f"the route of {name!r}")
+            merged = {**route, **merged}
+        call = read_call(merged, self._zone(), soft, hard)
+        router.check_queue(call.queue)
+        duplicate = merged.get("on_duplicate", "raise")
+        if duplicate not in ("raise", "return"):
+            raise ValidationError(f"on_duplicate: expected 'raise' or 'return', got {duplicate!r}")
+        args_text, kwargs_text = encode_call(args, kwargs)
+        job_id = call.job_id or new_job_id()
+        request = current_request.get()
+        root_id, parent_id = (None, None) if request is None else _ancestry(request)
+        priority = call.priority
+        if priority is None:
+            inherits = parent_id is not None and self._conf.task_inherit_parent_priority
+            priority = request.priority if inherits and request is not None else self._conf.task_default_priority
+        job = NewJob(
+            job_id,
+            name,
+            call.queue or plan.queue,
+            priority,
+            args_text,
+            kwargs_text,
+            call.headers,
+            call.options,
+            call.delay,
+            call.eta,
+            call.expires_in,
+            call.expires_at,
+            root_id,
+            parent_id,
+            call.job_id is not None,
+        )
+        return Prepared(job, call.task_id or job_id, duplicate, merged.get("connection"))
+
+    def prepare_simple(self, name: str, args: tuple[Any, ...], kwargs: Kwargs) -> Prepared:
+        """prepare() for a call without options."""
+        task = self._tasks.get(name)
+        if task is None or not task.plan.simple:
+            return self.prepare(name, args, kwargs, {})
+        task.fits(args, kwargs)
+        job_id = new_job_id()
+        return Prepared(_simple_job(job_id, name, task.plan, args, kwargs), job_id, "raise", None)
+
+    def _plan_of_unknown(self, name: str) -> Plan:
+        plan = self._unknown_plans.get(name)
+        if plan is None:
+            try:
+                task_name(name)
+            except ValueError as error:
+                raise ValidationError(f"task: {error}") from None
+            plan = self._plan(name, {})
+            if len(self._unknown_plans) < 1000:
+                self._unknown_plans[name] = plan
+        return plan
+
+    def _refuse_main(self, task: Task[..., Any]) -> None:
+        if _of_main(task) and not self._embedded():
+            raise ConfigurationError(
+                f"task {task.name!r} is defined in the program that was started (__main__), where no worker can find"
+                " it: move it into a module that the worker imports (-A, include), or give it the name=… under which"
+                " a worker knows it"
+            )
+
+    # sending
+
+    def _deliver(self, job: NewJob) -> bool:
+        """Insert a job in a transaction of its own; False when the caller's id is taken."""
+        database = self._database
+        connection = database.take()
+        try:
+            cursor = connection.execute(database.queries["insert_job"], job)
+            inserted = not job[14] or bool((cursor.fetchone() or (False,))[0])
+        except psycopg.Error as error:
+            lost = connection.closed
+            database.pool.give_checked(connection)
+            if not lost:
+                raise (translate(error, database.queries.schema) or error) from error
+            first = error
+        except BaseException:
+            database.pool.give_checked(connection)
+            raise
+        else:
+            database.pool.give(connection)
+            return inserted
+        database.pool.drop_idle()
+        try:
+            inserted = database.run(insert_job(database.queries, job._replace(own_id=True)))
+        except DatabaseUnavailable as error:
+            raise _unknown(job, first) from error
+        return _settled(job, inserted, first)
+
+    async def _adeliver(self, job: NewJob) -> bool:
+        """_deliver() for async code."""
+        database = self._database
+        pool, _ = database.loop_pools()
+        connection = await database.atake()
+        try:
+            cursor = await connection.execute(database.queries["insert_job"], job)
+            return not job[14] or bool((await cursor.fetchone() or (False,))[0])
+        except psycopg.Error as error:
+            if not connection.closed:
+                raise (translate(error, database.queries.schema) or error) from error
+            first = error
+        finally:
+            pool.give(connection)
+        pool.drop_idle()
+        try:
+            inserted = await database.arun(insert_job(database.queries, job._replace(own_id=True)))
+        except DatabaseUnavailable as error:
+            raise _unknown(job, first) from error
+        return _settled(job, inserted, first)
+
+    def report(self, job_id: str, token: int, progress: str) -> None:
+        """Record what a running attempt reports of itself: through its worker, or else directly."""
+        from_worker = progress_sink.get()
+        if from_worker is not None:
+            from_worker(job_id, token, progress)
+        else:
+            self._database.run(update_progress(self._queries, job_id, token, progress))
+
+
+def _simple_job(job_id: str, name: str, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> NewJob:
+    args_text, kwargs_text = encode_call(args, kwargs)
+    request = current_request.get()
+    root_id, parent_id = (None, None) if request is None else _ancestry(request)
+    fields = (job_id, name, plan.queue, plan.priority, args_text, kwargs_text, None, None, None, None, plan.expires_in)
+    return tuple.__new__(NewJob, (*fields, None, root_id, parent_id, False))
+
+
+def _ancestry(request: Request) -> tuple[str | None, str | None]:
+    """(root, parent) of what is enqueued inside a running job; an eager run has no row to refer to."""
+    if request.is_eager:
+        return None, None
+    parent_id = request.id or request.parent_id
+    return request.root_id or parent_id, parent_id
+
+
+def _of_main(task: Task[..., Any]) -> bool:
+    return task.run.__module__ == "__main__" and not task.named_by_user
+
+
+def _positional(args: Any) -> Sequence[Any]:
+    if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
+        raise ValidationError(f"args: expected a list or tuple, got {type(args).__name__}")
+    return tuple(args)
+
+
+def _eager_request(options: CallOptions) -> dict[str, Any]:
+    check_call_options(options, "apply")
+    request: dict[str, Any] = {"id": options.get("task_id") or new_job_id()}
+    if options.get("headers"):
+        request["headers"] = json.dumps(dict(options["headers"] or {}))
+    return request
+
+
+def _unknown(job: NewJob, first: BaseException) -> UnknownCommit:
+    return UnknownCommit(
+        f"the connection broke while job {job.id} was being committed ({' '.join(str(first).split())}), and the"
+        f" database cannot be reached: it may or may not exist; sent again with task_id={job.id!r} it is never doubled"
+    )
+
+
+def _settled(job: NewJob, inserted: bool, first: BaseException) -> bool:
+    """After a second attempt under the same id: a job that is there was inserted by the first, if the id is ours."""
+    if inserted or not job.own_id:
+        return True
+    raise UnknownCommit(
+        f"the connection broke while job {job.id} was being committed ({' '.join(str(first).split())}): a job of this"
+        " id exists now, and whether this call or an earlier one made it is unknown"
+    )

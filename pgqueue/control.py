@@ -1,0 +1,55 @@
+"""app.control: what can be asked of jobs by their ids."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pgqueue.options import task_identity
+from pgqueue.results import AsyncResult, Results
+from pgqueue.store.jobs import cancel_jobs
+
+__all__ = ["Control"]
+
+
+class Control:
+    """Revokes jobs.
+
+    Args:
+        results: of the application.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    def revoke(
+        self, ids: "str | AsyncResult[Any] | Iterable[str | AsyncResult[Any]]", terminate: bool = False
+    ) -> dict[str, str]:
+        """Cancel jobs: durably, and at once those that do not run.
+
+        Args:
+            ids: one task_id or result, or several.
+            terminate: stop those that run, too.
+
+        Returns:
+            task_id to "cancelled", "asked" (it runs and will be stopped) or "running" (it runs, and `terminate` was not
+            given); unknown and finished ids are absent.
+
+        Raises:
+            ValidationError: one is no task_id.
+        """
+        names, statement = self._statement(ids, terminate)
+        return {names[job_id]: outcome for job_id, outcome in self._results.database.run(statement).items()}
+
+    async def arevoke(
+        self, ids: "str | AsyncResult[Any] | Iterable[str | AsyncResult[Any]]", terminate: bool = False
+    ) -> dict[str, str]:
+        """revoke() for async code."""
+        names, statement = self._statement(ids, terminate)
+        return {names[job_id]: outcome for job_id, outcome in (await self._results.database.arun(statement)).items()}
+
+    def _statement(self, ids: Any, terminate: bool) -> Any:
+        given = [ids] if isinstance(ids, str | AsyncResult) else list(ids)
+        names = {}
+        for one in given:
+            task_id, job_id, _ = task_identity(one.id if isinstance(one, AsyncResult) else one)
+            names[job_id] = task_id
+        return names, cancel_jobs(self._results.database.queries, list(names), terminate, self._results.keep())

@@ -1,0 +1,65 @@
+"""Options of Celery's tasks and calls that pgqueue does not honour, each with the way out."""
+
+__all__ = ["DECLINED_CALL_OPTIONS", "DECLINED_TASK_OPTIONS"]
+
+_EXCHANGE = "there are no exchanges; name a queue"
+_LATER = "workflows are not in this release; enqueue what follows at the end of the task, in its transaction"
+_COMPRESSION = "PostgreSQL compresses large values; leave it out"
+_TRACING = "ids of the parent and the root are kept by themselves; leave it out"
+DECLINED_TASK_OPTIONS: dict[str, str] = {
+    "base": "there are no task base classes in this release; write a decorator around the function",
+    "shared": "every task belongs to its app; leave it out",
+    "lazy": "tasks are registered when they are declared; leave it out",
+    "filter": "wrap the function itself",
+    "rate_limit": "not in this release; give the task a queue of its own and its worker a small -c",
+    "trail": "jobs keep the ids of their parent and root; leave it out",
+    "send_events": "SQL over pgqueue.all_jobs shows what happens; leave it out",
+    "store_eager_result": "an eager task writes no row; keep its EagerResult",
+    "backend": "results are rows beside the jobs; leave it out",
+    "acks_on_failure_or_timeout": "a task that failed is over; autoretry_for=(…) and max_retries run it again",
+    "acks_on_failure": "a task that failed is over; autoretry_for=(…) and max_retries run it again",
+    "acks_on_timeout": "a task that timed out is over; autoretry_for=(SoftTimeLimitExceeded,) runs it again",
+    "routing_key": _EXCHANGE,
+    "exchange": _EXCHANGE,
+    "delivery_mode": "every job is committed to disk; leave it out",
+    "compression": _COMPRESSION,
+    "resultrepr_maxsize": "results are shown whole; leave it out",
+    "Request": "not replaceable; write a decorator around the function",
+    "Strategy": "not replaceable; write a decorator around the function",
+    "pydantic_strict": "models are validated as their own configuration says; set model_config",
+    "pydantic_context": "validate in the task, where you can pass a context",
+    "pydantic_dump_kwargs": "return value.model_dump(…) from the task",
+    **dict.fromkeys(
+        ("before_start", "on_success", "on_failure", "on_retry", "after_return"),
+        "hooks are not in this release; wrap the function, or use try/except/finally in it",
+    ),
+}
+DECLINED_CALL_OPTIONS: dict[str, str] = {
+    "retry": "a lost connection raises DatabaseUnavailable; call again under the same task_id",
+    "retry_policy": "a lost connection raises DatabaseUnavailable; call again under the same task_id",
+    "compression": _COMPRESSION,
+    "link": _LATER,
+    "link_error": _LATER,
+    "chain": _LATER,
+    "chord": _LATER,
+    "group_id": _LATER,
+    "group_index": _LATER,
+    "shadow": "the task's name is what is shown; leave it out",
+    "add_to_parent": _TRACING,
+    "root_id": _TRACING,
+    "parent_id": _TRACING,
+    "replaced_task_nesting": _LATER,
+    "stamped_headers": "put what you want to keep into headers={…}",
+    "reply_to": "results are rows; AsyncResult(id) finds them from anywhere",
+    "route_name": "set queue",
+    "task_type": "pass the task itself, or its name to app.send_task",
+    "exchange": _EXCHANGE,
+    "routing_key": _EXCHANGE,
+    "declare": _EXCHANGE,
+    "mandatory": _EXCHANGE,
+    "immediate": _EXCHANGE,
+    "delivery_mode": "every job is committed to disk; leave it out",
+    "expiration": "set expires",
+    "producer": "pass the connection of your transaction as connection=…",
+    "publisher": "pass the connection of your transaction as connection=…",
+}

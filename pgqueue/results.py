@@ -1,0 +1,430 @@
+"""AsyncResult: a job's state and outcome by its id, from any process."""
+
+import json
+import weakref
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from pgqueue.codec import decode_args, decode_error, decode_kwargs, decode_result
+from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
+from pgqueue.job import JobState
+from pgqueue.options import task_identity
+from pgqueue.request import current_request
+from pgqueue.store.database import Database
+from pgqueue.store.jobs import JobRow, OutcomeRow, cancel_jobs, forget_job, get_job, last_error
+from pgqueue.waiting import alook, await_end, kept_after, look, wait_for_end
+
+__all__ = ["AsyncResult", "HasResults", "InTransaction", "Results"]
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class InTransaction(Protocol):
+    """The connection on which a job was enqueued."""
+
+    @property
+    def in_transaction(self) -> bool: ...
+
+
+class HasResults(Protocol):
+    """An application, as AsyncResult sees it."""
+
+    @property
+    def results(self) -> "Results": ...
+
+
+class Results:
+    """Where the results of one application are.
+
+    Args:
+        name: of the application; a pickled AsyncResult finds it again by it.
+        database: opens the database; called when it is first needed.
+        keep: gives the seconds that a cancelled job is kept, or None.
+        known: gives the application's exception class of a name, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        database: Callable[[], Database],
+        keep: Callable[[], float | None],
+        known: Callable[[str], type[BaseException] | None],
+    ) -> None:
+        self.name = name
+        self.keep = keep
+        self.known = known
+        self._open = database
+        _sources[name] = self
+
+    @property
+    def database(self) -> Database:
+        """The database, opened now if it was not."""
+        return self._open()
+
+
+_sources: weakref.WeakValueDictionary[str, Results] = weakref.WeakValueDictionary()
+
+
+def _restored(task_id: str, name: str) -> "AsyncResult[Any]":
+    source = _sources.get(name)
+    if source is None and len(_sources) == 1:
+        source = next(iter(_sources.values()), None)
+    if source is None:
+        raise PgQueueError(f"a result of the application {name!r} was unpickled where there is no such application")
+    return AsyncResult(task_id, source)
+
+
+class AsyncResult(Generic[R_co]):
+    """The outcome of a job, now or later. Equal, hashed and pickled by its id.
+
+    Args:
+        id: the task_id, as it was given or returned at the enqueue.
+        app: the application.
+
+    Reading state, result, info and traceback asks the database each time until the job is finished.
+    """
+
+    __slots__ = ("_final", "_source", "_transaction", "id", "job_id")
+
+    def __init__(self, id: str, app: "Results | HasResults") -> None:
+        self.id, self.job_id, _ = task_identity(id)
+        self._source = app if isinstance(app, Results) else app.results
+        self._transaction: InTransaction | None = None
+        self._final: OutcomeRow | None = None
+
+    @classmethod
+    def of_enqueued(
+        cls, task_id: str, job_id: str, source: Results, transaction: InTransaction | None
+    ) -> "AsyncResult[R_co]":
+        """The result of a job just enqueued, without checks of its id."""
+        self = cls.__new__(cls)
+        self.id = task_id
+        self.job_id = job_id
+        self._source = source
+        self._transaction = transaction
+        self._final = None
+        return self
+
+    # looking
+
+    def _look(self) -> OutcomeRow | None:
+        return self._final or self._keep(look(self._source.database, self.job_id))
+
+    async def _alook(self) -> OutcomeRow | None:
+        return self._final or self._keep(await alook(self._source.database, self.job_id))
+
+    def _keep(self, row: OutcomeRow | None) -> OutcomeRow | None:
+        if row is not None and row.state in ("succeeded", "failed"):
+            self._final = row
+        return row
+
+    @property
+    def task_id(self) -> str:
+        """The id."""
+        return self.id
+
+    @property
+    def state(self) -> str:
+        """PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or what update_state() set; PENDING for an unknown id."""
+        return _state(self._look())
+
+    async def astate(self) -> str:
+        """`state` for async code."""
+        return _state(await self._alook())
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The value returned, the error raised, the meta data of a custom state; None when there is nothing yet."""
+        row = self._look()
+        if _state(row) == "RETRY":
+            statement = last_error(self._source.database.queries, self.job_id)
+            return self._last(self._source.database.run(statement, statement))
+        return self._info(row)
+
+    info = result
+
+    async def aresult(self) -> Any:
+        """`result` for async code."""
+        row = await self._alook()
+        if _state(row) == "RETRY":
+            statement = last_error(self._source.database.queries, self.job_id)
+            return self._last(await self._source.database.arun(statement, statement))
+        return self._info(row)
+
+    def _last(self, found: tuple[str | None, str | None]) -> BaseException | None:
+        return None if found[0] is None else self._error(found[0], found[1])
+
+    def _info(self, row: OutcomeRow | None) -> Any:
+        if row is None:
+            return None
+        if row.state == JobState.SUCCEEDED:
+            return decode_result(row.result)
+        if row.state == JobState.RUNNING:
+            return decode_result(json.dumps(json.loads(row.progress).get("meta"))) if row.progress else None
+        if row.state == JobState.FAILED:
+            return self._error(row.error, row.traceback)
+        if row.state in (JobState.CANCELLED, JobState.EXPIRED):
+            return TaskRevokedError("expired before it could start" if row.state == "expired" else "cancelled")
+        return None
+
+    def _error(self, text: str | None, traceback: str | None) -> BaseException:
+        error = decode_error(text, self._source.known)
+        if traceback:
+            error.add_note(f"\nTraceback in the worker:\n{traceback.rstrip()}")
+        return error
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the error, as text."""
+        row = self._look()
+        return row.traceback if row else None
+
+    def ready(self) -> bool:
+        """Whether the job is finished: succeeded, failed, cancelled or expired."""
+        return _ready(self._look())
+
+    async def aready(self) -> bool:
+        """ready() for async code."""
+        return _ready(await self._alook())
+
+    def successful(self) -> bool:
+        """Whether it succeeded."""
+        return self.state == "SUCCESS"
+
+    async def asuccessful(self) -> bool:
+        """successful() for async code."""
+        return await self.astate() == "SUCCESS"
+
+    def failed(self) -> bool:
+        """Whether it failed."""
+        return self.state == "FAILURE"
+
+    async def afailed(self) -> bool:
+        """failed() for async code."""
+        return await self.astate() == "FAILURE"
+
+    def exists(self) -> bool:
+        """Whether a job of this id is kept; only this tells a job in line from an id that nobody knows."""
+        return self._look() is not None
+
+    async def aexists(self) -> bool:
+        """exists() for async code."""
+        return await self._alook() is not None
+
+    # waiting
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        disable_sync_subtasks: bool = True,
+        **declined: Any,
+    ) -> R_co:
+        """Wait for the end of the job and return what it returned.
+
+        Args:
+            timeout: seconds to wait; None waits for ever, 0 only looks.
+            propagate: raise the job's error; False returns it.
+            interval: longest pause in seconds between two looks where notifications do not arrive (a pooler).
+            disable_sync_subtasks: False allows waiting inside a task, which may wait for ever when all workers do.
+
+        Raises:
+            TimeoutError: it did not finish in time.
+            RuntimeError: called inside a task, or inside the transaction in which the job was enqueued.
+            TaskRevokedError: it was cancelled or expired.
+            Exception: what the task raised, if its type is known here; else RemoteError.
+        """
+        self._refuse(disable_sync_subtasks, declined)
+        row = self._look()
+        if not _ready(row):
+            self._refuse_own_transaction(row)
+            row = wait_for_end(self._source.database, self.job_id, timeout, interval)
+        return self._value(row, propagate)
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        disable_sync_subtasks: bool = True,
+        **declined: Any,
+    ) -> R_co:
+        """get() for async code."""
+        self._refuse(disable_sync_subtasks, declined)
+        row = await self._alook()
+        if not _ready(row):
+            self._refuse_own_transaction(row)
+            row = await await_end(self._source.database, self.job_id, timeout, interval)
+        return self._value(row, propagate)
+
+    wait = get
+
+    def _value(self, row: OutcomeRow | None, propagate: bool) -> R_co:
+        value: Any = self._info(self._keep(row))
+        if propagate and row is not None and row.state != JobState.SUCCEEDED:
+            raise value
+        return cast(R_co, value)
+
+    def _refuse(self, disable_sync_subtasks: bool, declined: dict[str, Any]) -> None:
+        if declined:
+            name = next(iter(declined))
+            way_out = _DECLINED.get(name)
+            if way_out is None:
+                raise TypeError(f"get() got an unexpected keyword argument {name!r}")
+            raise UnsupportedOption(f"get(): {name} is not supported: {way_out}")
+        request = current_request.get()
+        if disable_sync_subtasks and request is not None and not (request.called_directly or request.is_eager):
+            raise RuntimeError(
+                "Never call result.get() within a task: when all workers wait, none is left to run what they wait for."
+                " Enqueue what follows at the end of the other task; or pass disable_sync_subtasks=False"
+            )
+
+    def _refuse_own_transaction(self, row: OutcomeRow | None) -> None:
+        if row is None and self._transaction is not None and self._transaction.in_transaction:
+            raise RuntimeError(
+                f"job {self.id} was enqueued in a transaction that is still open: it cannot run before the commit."
+                " Commit first, then wait for the result"
+            )
+
+    # ending
+
+    def forget(self) -> None:
+        """Delete the finished job and its result; nothing happens to one that is not finished."""
+        self._final = None
+        self._source.database.run(forget_job(self._source.database.queries, self.job_id))
+
+    async def aforget(self) -> None:
+        """forget() for async code."""
+        self._final = None
+        await self._source.database.arun(forget_job(self._source.database.queries, self.job_id))
+
+    def revoke(self, terminate: bool = False, **declined: Any) -> bool:
+        """Cancel the job: durably, and at once if it is not running.
+
+        Args:
+            terminate: stop it also when it runs; its worker does so as its pool can.
+
+        Returns:
+            Whether it was cancelled or asked to stop; False when it runs (without `terminate`), is finished or unknown.
+        """
+        _refuse_revoke(declined)
+        database = self._source.database
+        found = database.run(cancel_jobs(database.queries, [self.job_id], terminate, self._source.keep()))
+        return found.get(self.job_id) in ("cancelled", "asked")
+
+    async def arevoke(self, terminate: bool = False, **declined: Any) -> bool:
+        """revoke() for async code."""
+        _refuse_revoke(declined)
+        database = self._source.database
+        found = await database.arun(cancel_jobs(database.queries, [self.job_id], terminate, self._source.keep()))
+        return found.get(self.job_id) in ("cancelled", "asked")
+
+    # the whole row
+
+    def _row(self) -> JobRow | None:
+        database = self._source.database
+        for after in dict.fromkeys((kept_after(self.job_id), "-infinity")):
+            statement = get_job(database.queries, self.job_id, after)
+            found = database.run(statement, statement)
+            if found is not None:
+                return found
+        return None
+
+    @property
+    def name(self) -> str | None:
+        """Name of the task."""
+        row = self._row()
+        return row.task if row else None
+
+    @property
+    def args(self) -> list[Any] | None:
+        """Positional arguments."""
+        row = self._row()
+        return decode_args(row.args) if row else None
+
+    @property
+    def kwargs(self) -> dict[str, Any] | None:
+        """Keyword arguments."""
+        row = self._row()
+        return decode_kwargs(row.kwargs) if row else None
+
+    @property
+    def worker(self) -> str | None:
+        """Name of the worker that runs it or ran it last."""
+        row = self._row()
+        return row.worker if row else None
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When it finished, aware."""
+        row = self._row()
+        return row.finished_at if row else None
+
+    @property
+    def retries(self) -> int | None:
+        """How often it was retried."""
+        row = self._row()
+        return max(row.attempt - row.lost - (row.started_at is not None), 0) if row else None
+
+    @property
+    def queue(self) -> str | None:
+        """Its queue."""
+        row = self._row()
+        return row.queue if row else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __reduce__(self) -> Any:
+        return _restored, (self.id, self._source.name)
+
+
+_DECLINED = {
+    "on_message": "poll astate(), or SQL over pgqueue.all_jobs",
+    "on_interval": "call get(timeout=…) in a loop of your own",
+    "callback": "call it with what get() returns",
+    "no_ack": "results are rows; leave it out",
+    "follow_parents": "only the job itself is waited for; leave it out",
+    "EXCEPTION_STATES": "leave it out",
+    "PROPAGATE_STATES": "pass propagate=False and look at state",
+}
+_DECLINED_REVOKE = {
+    "connection": "the cancellation is a transaction of its own; leave it out",
+    "signal": "the worker stops the task as its pool can; leave it out",
+    "wait": "look at state; leave it out",
+    "timeout": "look at state; leave it out",
+}
+
+
+def _refuse_revoke(declined: dict[str, Any]) -> None:
+    for name in declined:
+        if name not in _DECLINED_REVOKE:
+            raise TypeError(f"revoke() got an unexpected keyword argument {name!r}")
+        raise UnsupportedOption(f"revoke(): {name} is not supported: {_DECLINED_REVOKE[name]}")
+
+
+def _state(row: OutcomeRow | None) -> str:
+    if row is None:
+        return "PENDING"
+    if row.state == JobState.RUNNING and row.progress:
+        return str(json.loads(row.progress).get("state") or "STARTED")
+    if row.state in (JobState.SCHEDULED, JobState.AVAILABLE):
+        return "RETRY" if row.runs > 0 else "PENDING"
+    return JobState(row.state).celery_name
+
+
+def _ready(row: OutcomeRow | None) -> bool:
+    return row is not None and JobState(row.state).finished

@@ -1,0 +1,521 @@
+"""Task: a function that can be enqueued. Made by @app.task; the worker reads its attributes and runs its function."""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast
+from zoneinfo import ZoneInfo
+
+from pgqueue import errors
+from pgqueue.codec import Coercion, coercer_for, encode_call, encode_result
+from pgqueue.eager import EagerResult
+from pgqueue.errors import ArgumentsError, ConfigurationError, ValidationError
+from pgqueue.job import new_job_id
+from pgqueue.options import (
+    CallOptions,
+    RetryOptions,
+    as_pool,
+    check_retry_options,
+    check_task_options,
+    policy_of,
+    read_call,
+    seconds,
+)
+from pgqueue.request import Request, current_request
+from pgqueue.results import AsyncResult
+from pgqueue.retry import RetryPolicy
+from pgqueue.routing import Annotations
+from pgqueue.signature import Sender, Signature
+
+__all__ = ["CoroutineTask", "Plan", "Task", "TaskOwner"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OWN_STATES = frozenset({"PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"})
+_RESOLVED = frozenset(
+    {
+        "max_retries",
+        "default_retry_delay",
+        "policy",
+        "throws",
+        "ignore_result",
+        "store_errors_even_if_ignored",
+        "time_limit",
+        "soft_time_limit",
+        "acks_late",
+        "transactional",
+        "pool",
+        "result_expires",
+        "queue",
+        "priority",
+        "expires",
+    }
+)
+
+
+class Plan(NamedTuple):
+    """What is the same in all calls of a task, found out once."""
+
+    simple: bool  # nothing but these fields is needed: no router to ask, no other options
+    options: CallOptions  # the route's and the task's own
+    queue: str
+    priority: int
+    expires_in: float | None
+
+
+class TaskSender(Sender, Protocol):
+    """An application, as far as its tasks need it."""
+
+    def delay(self, task: "Task[..., Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AsyncResult[Any]: ...
+
+    async def adelay(
+        self, task: "Task[..., Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]: ...
+
+    def apply_now(
+        self, task: "Task[..., Any]", args: Sequence[Any], kwargs: Mapping[str, Any], request: Mapping[str, Any]
+    ) -> EagerResult[Any]: ...
+
+    def plan(self, task: "Task[..., Any]") -> Plan: ...
+
+    def report(self, job_id: str, token: int, progress: str) -> None: ...
+
+
+class TaskOwner(Protocol):
+    """The application of a task."""
+
+    @property
+    def conf(self) -> Any: ...
+
+    @property
+    def zone(self) -> ZoneInfo: ...
+
+    @property
+    def client(self) -> TaskSender: ...
+
+    def finalize(self) -> None: ...
+
+    def AsyncResult(self, id: str) -> AsyncResult[Any]: ...  # noqa: N802 - Celery's name
+
+
+class Task(Generic[P, R]):
+    """A registered function.
+
+    Attributes:
+        name: under which jobs name it.
+        run: the function itself.
+        is_coroutine: whether it is an `async def`.
+        bind: whether it gets the task as its first argument.
+        app: the application.
+        queue, priority, expires, max_retries, default_retry_delay, throws, ignore_result,
+        store_errors_even_if_ignored, time_limit, soft_time_limit, acks_late, transactional, pool: its options, where
+            it has none the setting's, with task_annotations applied. Times are seconds.
+        policy: its RetryPolicy.
+        result_expires: seconds that its finished jobs are kept; None keeps them.
+        typing: whether arguments are checked against the signature.
+    """
+
+    MaxRetriesExceededError = errors.MaxRetriesExceededError
+    OperationalError = errors.DatabaseUnavailable
+
+    max_retries: int
+    default_retry_delay: float
+    policy: RetryPolicy
+    throws: tuple[type[BaseException], ...]
+    ignore_result: bool
+    store_errors_even_if_ignored: bool
+    time_limit: float | None
+    soft_time_limit: float | None
+    acks_late: bool
+    transactional: bool | Callable[[], Any]
+    pool: str | None
+    result_expires: float | None
+    queue: str | None
+    priority: int | None
+    expires: float | None
+
+    def __init__(
+        self, app: TaskOwner, function: Callable[..., Any], name: str, bind: bool, options: Mapping[str, Any]
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.app = app
+        self.name = name
+        self.run = function
+        self.bind = bind
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.typing: bool = options.get("typing", True)
+        self.named_by_user = "name" in options
+        self._declared = options
+        self._client = app.client
+        self._fewest, self._most = 0, -1  # no call is known to fit until signature_of_call was looked at
+
+    # options
+
+    if not TYPE_CHECKING:  # a type checker would take every misspelt attribute for one that is found here
+
+        def __getattr__(self, name):
+            if name not in _RESOLVED:
+                raise AttributeError(f"task {self.__dict__.get('name')!r} has no attribute {name!r}")
+            found, decorators = self._resolve()
+            if self.app.conf.frozen:
+                for decorate in decorators:
+                    self.run = decorate(self.run)
+                self.__dict__.update(found)
+            return found[name]
+
+    def _resolve(self) -> tuple[dict[str, Any], list[Callable[..., Any]]]:
+        conf = self.app.conf
+        changed = Annotations(conf.task_annotations).options_for(self)
+        decorators = [changed.pop(key) for key in ("@run", "@__call__") if key in changed]
+        if "name" in changed:
+            raise ConfigurationError(f"task_annotations: the name of {self.name!r} cannot be changed")
+        found = {**self._declared, **check_task_options(changed, f"task_annotations: {self.name}")}
+        get = found.get
+        max_retries = get("max_retries", _thousand(conf.task_default_max_retries))
+        resolved = {
+            "max_retries": max_retries,
+            "default_retry_delay": get("default_retry_delay", 180.0),
+            "policy": policy_of(found, max_retries),
+            "throws": get("throws", ()),
+            "ignore_result": get("ignore_result", conf.task_ignore_result),
+            "store_errors_even_if_ignored": get("store_errors_even_if_ignored", conf.task_store_errors_even_if_ignored),
+            "time_limit": get("time_limit", conf.task_time_limit),
+            "soft_time_limit": get("soft_time_limit", conf.task_soft_time_limit),
+            "acks_late": get("acks_late", conf.task_acks_late),
+            "transactional": get("transactional", False),
+            "pool": as_pool(get("pool", conf.task_default_pool)),
+            "result_expires": get("result_expires", conf.result_expires),
+            "queue": get("queue"),
+            "priority": get("priority"),
+            "expires": get("expires"),
+        }
+        return resolved, decorators
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What is the same in all calls; settings are frozen when it is first needed."""
+        self.app.finalize()
+        if self.typing:
+            self._fewest, self._most = _positional_range(self.signature_of_call)
+        else:
+            self._most = 1 << 31
+        return self._client.plan(self)
+
+    @functools.cached_property
+    def signature_of_call(self) -> inspect.Signature:
+        """The function's signature without the task itself."""
+        found = inspect.signature(self.run)
+        return found.replace(parameters=list(found.parameters.values())[1:]) if self.bind else found
+
+    @functools.cached_property
+    def coerce(self) -> Coercion | None:
+        """Rebuilds dataclasses, models and enums from decoded arguments; None when the signature asks for none."""
+        return coercer_for(self.run, skip_first=self.bind)
+
+    def fits(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise ArgumentsError unless the function can be called with these arguments."""
+        if (not kwargs and self._fewest <= len(args) <= self._most) or not self.typing:
+            return
+        try:
+            self.signature_of_call.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentsError(f"{self.name}{self.signature_of_call}: {error}") from None
+
+    # enqueueing
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Enqueue a call with these arguments; see apply_async for options and errors."""
+        return self._client.delay(self, args, kwargs)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """delay() for async code."""
+        return await self._client.adelay(self, args, kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """Enqueue a call.
+
+        In a transaction (app.using(), connection=, a transactional task, Django's atomic()) the job is part of it;
+        otherwise it is committed when this returns.
+
+        Args:
+            args, kwargs: of the function.
+            task_id: any text of 1 to 255 characters; a UUID is used as it is. Default: a new UUIDv7.
+            countdown: seconds or a timedelta from now before which it does not start.
+            eta: the same as an instant; a naive datetime is in the app's time zone.
+            expires: seconds, timedelta or instant after which it does not start any more; None clears the task's.
+            priority: 0 to 9, 9 runs first.
+            queue: its queue.
+            headers: JSON values, to be read as self.request.headers.
+            ignore_result, time_limit, soft_time_limit, max_retries: instead of the task's.
+            connection: the connection of a transaction to take part in.
+            on_duplicate: "raise", or "return" the result of the kept job of this task_id.
+
+        Returns:
+            The result, to be waited for.
+
+        Raises:
+            ArgumentsError: the arguments do not fit the signature.
+            ValidationError: an option or argument is wrong (EncodingError, LimitExceeded).
+            UnsupportedOption: an option of Celery that is not honoured.
+            DuplicateJob: a job of this task_id is kept.
+            EnrolmentError: the connection cannot take part.
+            DatabaseUnavailable: the database cannot be reached; UnknownCommit: it went away in the middle.
+        """
+        return self._client.send(self.name, args or (), kwargs or {}, options)
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """apply_async() for async code."""
+        return await self._client.asend(self.name, args or (), kwargs or {}, options)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature: this call, to be completed and sent later."""
+        return Signature(self.name, args, kwargs, app=self._client)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return an immutable signature: arguments given when it is called are ignored."""
+        return Signature(self.name, args, kwargs, immutable=True, app=self._client)
+
+    def signature(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Signature[R]:
+        """Return a signature with options."""
+        return self.s(*args, **(kwargs or {})).set(**options)
+
+    subtask = signature
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """Return the result of a job of this task by its id."""
+        return self.app.AsyncResult(task_id)
+
+    # running inline
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now; a coroutine function gives its coroutine."""
+        request = _direct(self.name, args, kwargs)
+        if self.is_coroutine:
+            return cast(R, self._await(request, args, kwargs))
+        mark = current_request.set(request)
+        try:
+            return cast(R, self.run(self, *args, **kwargs) if self.bind else self.run(*args, **kwargs))
+        finally:
+            current_request.reset(mark)
+
+    async def _await(self, request: Request, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        mark = current_request.set(request)
+        try:
+            return await (self.run(self, *args, **kwargs) if self.bind else self.run(*args, **kwargs))
+        finally:
+            current_request.reset(mark)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        retries: int = 0,
+        throw: bool | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> EagerResult[R]:
+        """Run the call here as a worker would, retries included and at once; nothing is stored.
+
+        Args:
+            args, kwargs: of the function.
+            task_id: of the request; default: a new one.
+            retries: that the request begins with.
+            throw: raise the task's error; default: the setting task_eager_propagates.
+            headers: of the request.
+
+        Returns:
+            Its outcome. Time limits do not apply, and a transactional task has no transaction.
+        """
+        request = {"id": task_id or new_job_id(), "retries": retries}
+        if headers:
+            request["headers"] = json.dumps(dict(headers))
+        found: EagerResult[R] = self._client.apply_now(self, args or (), kwargs or {}, request)
+        if self.app.conf.task_eager_propagates if throw is None else throw:
+            found.get()
+        return found
+
+    # inside the body
+
+    @property
+    def request(self) -> Request:
+        """The job that runs here; outside of one, an empty request."""
+        return current_request.get() or Request()
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | str | None = None,
+        countdown: float | timedelta | None = None,
+        max_retries: int | None = None,
+        **options: Unpack[RetryOptions],
+    ) -> errors.Retry:
+        """End this attempt and run the job again later.
+
+        Args:
+            args, kwargs: of the next attempt; default: the same.
+            exc: why; raised instead when no retry is left. Default: the error being handled.
+            throw: False returns the Retry instead of raising it.
+            eta, countdown: when; default: countdown=default_retry_delay.
+            max_retries: instead of the task's, for this decision; None takes the job's or the task's.
+            options: queue, priority, expires, time_limit, soft_time_limit, ignore_result of the next attempt.
+
+        Raises:
+            Retry: for the worker, which puts the job back.
+            MaxRetriesExceededError: no retry is left and there is no error to raise instead.
+        """
+        request = self.request
+        check_retry_options(options, f"{self.name}.retry()")
+        if request.called_directly:
+            _raise_again(exc or errors.Retry("task can be retried, but runs outside of a worker"))
+        limit = max_retries
+        if limit is None:
+            limit = self.max_retries if request.max_retries is None else request.max_retries
+        if request.retries >= limit:
+            if exc is not None:
+                _raise_again(exc)
+            handled = sys.exc_info()[1]
+            raise self.MaxRetriesExceededError(
+                f"can't retry {self.name}[{request.id}]: it was retried {request.retries} times"
+            ) from handled
+        when: float | datetime = self.default_retry_delay
+        try:
+            if eta is not None and countdown is not None:
+                raise ValueError("give countdown or eta, not both")
+            if countdown is not None:
+                when = seconds(countdown)
+        except ValueError as error:
+            raise ValidationError(f"countdown: {error}") from None
+        call = read_call({**options, "eta": eta}, self.app.zone, self.soft_time_limit, self.time_limit)
+        ret = errors.Retry(
+            exc=exc or _handled(), when=call.eta or when, changes=self._changes(request, args, kwargs, options, call)
+        )
+        if throw:
+            raise ret
+        return ret
+
+    def _changes(
+        self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Any, call: Any
+    ) -> dict[str, Any] | None:
+        changes: dict[str, Any] = {}
+        if args is not None or kwargs is not None:
+            args = request.args if args is None else args
+            kwargs = request.kwargs if kwargs is None else kwargs
+            self.fits(args, kwargs)
+            args_text, kwargs_text = encode_call(args, kwargs)
+            changes = {"args": args_text or "[]", "kwargs": kwargs_text or "{}"}
+        if call.queue is not None:
+            changes["queue"] = call.queue
+        if call.priority is not None:
+            changes["priority"] = call.priority
+        if call.expires_at is not None:
+            changes["expires_in"] = max((call.expires_at - datetime.now(UTC)).total_seconds(), 0.0)
+        elif call.expires_in is not None:
+            changes["expires_in"] = call.expires_in
+        if call.options is not None:
+            hard, soft = request.timelimit
+            before = {"time_limit": hard, "soft_time_limit": soft, "ignore_result": request.ignore_result}
+            if request.max_retries is not None:
+                before["max_retries"] = request.max_retries
+            changes["options"] = before | json.loads(call.options)
+        return changes or None
+
+    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
+        """Report the progress of this job: its readers see it at once, until it ends.
+
+        Args:
+            task_id: only this job's own id is understood; None means it.
+            state: a name of your own; default "PROGRESS". The names of ends (SUCCESS, FAILURE, REVOKED) are refused.
+            meta: JSON value, to be read as AsyncResult.info.
+
+        Under apply() and in a direct call there is no job, and nothing happens.
+
+        Raises:
+            ValidationError: a wrong state, another job's id, or a meta without a JSON form.
+        """
+        state = state or "PROGRESS"
+        if not isinstance(state, str) or not state.isprintable() or len(state) > 64:
+            raise ValidationError("state: expected a name of 1 to 64 characters")
+        if state in _OWN_STATES:
+            raise ValidationError(f"state: {state} is set by the worker alone; choose a name of your own")
+        request = self.request
+        if task_id is not None and task_id != request.id:
+            raise ValidationError(f"task_id: {self.name} can report the progress of its own job only")
+        progress = f'{{"state":{json.dumps(state)},"meta":{encode_result(meta) or "null"}}}'
+        if request.id is not None and request.token is not None:
+            self._client.report(request.id, request.token, progress)
+
+    def __repr__(self) -> str:
+        return f"<Task: {self.name}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"task {self.name!r} cannot be pickled; pass its name, and find it in app.tasks")
+
+
+class CoroutineTask(Task[P, R]):
+    """A registered `async def` function."""
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override] # calling a coroutine function gives its coroutine
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]: ...
+
+
+def _thousand(max_retries: int | None) -> int:
+    return 1000 if max_retries is None else max_retries
+
+
+def _direct(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+    """The request of a direct call; jobs that it enqueues are still children of the job around it."""
+    request = Request(None, name, list(args), dict(kwargs))
+    around = current_request.get()
+    if around is not None:
+        request.parent_id = around.id or around.parent_id
+        request.root_id = around.root_id or around.id
+    return request
+
+
+def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
+    """How many positional arguments alone make a call that fits; (0, -1): none does, or it is not that simple."""
+    fewest = most = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            most = 1 << 31
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.default is parameter.empty:
+                return 0, -1
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            most += 1
+            fewest += parameter.default is parameter.empty
+    return fewest, most
+
+
+def _handled() -> BaseException | None:
+    return sys.exc_info()[1]
+
+
+def _raise_again(error: BaseException) -> NoReturn:
+    """Raise an error, as the one being handled if it is that, else as its consequence."""
+    handled = sys.exc_info()[1]
+    if handled is None or handled is error:
+        raise error
+    raise error from handled

@@ -1,0 +1,198 @@
+"""Waiting for the end of a job: woken by its notification, polling where there is none."""
+
+import asyncio
+import math
+import time
+import warnings
+from typing import Any
+
+import psycopg
+
+from pgqueue.errors import DatabaseUnavailable, TimeoutError
+from pgqueue.job import JobState
+from pgqueue.store.database import Database
+from pgqueue.store.jobs import OutcomeRow, get_outcome, live_worker_exists, mark_waited_for
+
+__all__ = ["alook", "await_end", "kept_after", "look", "wait_for_end"]
+
+_SAFETY_LOOK = 1.0
+_FIRST_POLL, _LAST_POLL = 0.005, 0.5
+_PATIENCE = 5.0
+
+
+def kept_after(job_id: str) -> str:
+    """An instant before the deletion of a finished job of this id: a UUIDv7 tells when it was made."""
+    if job_id[14] != "7":
+        return "-infinity"
+    made = int(job_id[:8] + job_id[9:13], 16) / 1000 - 86_400
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(max(made, 0)))}+00" if made < 253e9 else "-infinity"
+
+
+def look(database: Database, job_id: str) -> OutcomeRow | None:
+    """Return state and outcome of a job, None when it is not kept."""
+    after = kept_after(job_id)
+    statement = get_outcome(database.queries, job_id, after)
+    found = database.run(statement, statement)
+    if found is None and after != "-infinity":  # an id from a clock that goes wrong
+        statement = get_outcome(database.queries, job_id)
+        found = database.run(statement, statement)
+    return found
+
+
+async def alook(database: Database, job_id: str) -> OutcomeRow | None:
+    """look() for async code."""
+    after = kept_after(job_id)
+    statement = get_outcome(database.queries, job_id, after)
+    found = await database.arun(statement, statement)
+    if found is None and after != "-infinity":
+        statement = get_outcome(database.queries, job_id)
+        found = await database.arun(statement, statement)
+    return found
+
+
+class _Patience:
+    """What a wait knows of time: its deadline, the next pause, whether it has warned."""
+
+    def __init__(self, job_id: str, timeout: float | None, interval: float) -> None:
+        if timeout is not None and math.isnan(timeout):
+            raise ValueError("timeout: expected seconds or None, got nan")
+        self._job_id = job_id
+        self._timeout = timeout
+        self._interval = min(max(interval, _FIRST_POLL), _LAST_POLL)
+        self._start = time.monotonic()
+        self._pause = _FIRST_POLL
+        self._warned = False
+
+    def pause(self, listening: bool, found: bool) -> float:
+        """Seconds until the next look; raises TimeoutError when none are left."""
+        pause = self._pause
+        if listening and found:
+            pause = _SAFETY_LOOK
+        else:
+            self._pause = min(self._pause * 1.5, self._interval)
+        if self._timeout is None:
+            return pause
+        left = self._start + self._timeout - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"job {self._job_id} did not finish within {self._timeout:g} s")
+        return min(pause, left)
+
+    def runs_out(self) -> bool:
+        """Whether it is time to ask, once, if any worker serves the queue."""
+        if self._warned or time.monotonic() - self._start < _PATIENCE:
+            return False
+        self._warned = True
+        return True
+
+    def warn(self) -> None:
+        warnings.warn(
+            f"job {self._job_id} has waited for {_PATIENCE:g} s and no live worker serves its queue: start one",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def wait_for_end(database: Database, job_id: str, timeout: float | None, interval: float) -> OutcomeRow:
+    """Wait until a job is finished.
+
+    Args:
+        database: where to look.
+        job_id: of the job, which need not exist yet.
+        timeout: seconds; None waits for ever.
+        interval: longest pause between two looks where notifications do not arrive, seconds.
+
+    Raises:
+        TimeoutError: it did not finish in time.
+    """
+    patience = _Patience(job_id, timeout, interval)
+    mark = mark_waited_for(database.queries, job_id)
+    listener = _listener(database)
+    try:
+        while True:
+            # In this order (listening began before): what ends after the mark notifies, what ended before is seen.
+            if listener is not None:
+                database.run(mark, mark)
+            row = look(database, job_id)
+            if row is not None and JobState(row.state).finished:
+                return row
+            if patience.runs_out():
+                ask = live_worker_exists(database.queries, job_id)
+                if database.run(ask, ask) is False:
+                    patience.warn()
+            pause = patience.pause(listener is not None, row is not None)
+            if listener is None:
+                time.sleep(pause)
+                continue
+            try:
+                _hear(listener, job_id, pause)
+            except psycopg.Error:
+                database.listeners.give_checked(listener)
+                database.listeners.drop_idle()
+                listener = _listener(database)
+    finally:
+        if listener is not None:
+            database.listeners.give_checked(listener)
+
+
+def _listener(database: Database) -> psycopg.Connection[Any] | None:
+    try:
+        return database.listeners.take(wait=False)
+    except (psycopg.Error, OSError, DatabaseUnavailable):
+        return None
+
+
+def _hear(listener: psycopg.Connection[Any], job_id: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while seconds > 0:
+        for notification in listener.notifies(timeout=seconds, stop_after=1):
+            if notification.payload == job_id:
+                return
+        seconds = end - time.monotonic()
+
+
+async def await_end(database: Database, job_id: str, timeout: float | None, interval: float) -> OutcomeRow:
+    """wait_for_end() for async code."""
+    patience = _Patience(job_id, timeout, interval)
+    mark = mark_waited_for(database.queries, job_id)
+    _, listeners = database.loop_pools()
+    listener = await _alistener(database)
+    try:
+        while True:
+            if listener is not None:
+                await database.arun(mark, mark)
+            row = await alook(database, job_id)
+            if row is not None and JobState(row.state).finished:
+                return row
+            if patience.runs_out():
+                ask = live_worker_exists(database.queries, job_id)
+                if await database.arun(ask, ask) is False:
+                    patience.warn()
+            pause = patience.pause(listener is not None, row is not None)
+            if listener is None:
+                await asyncio.sleep(pause)
+                continue
+            try:
+                await _ahear(listener, job_id, pause)
+            except psycopg.Error:
+                listeners.give(listener)
+                listeners.drop_idle()
+                listener = await _alistener(database)
+    finally:
+        if listener is not None:
+            listeners.give(listener)
+
+
+async def _alistener(database: Database) -> psycopg.AsyncConnection[Any] | None:
+    try:
+        return await database.loop_pools()[1].take(wait=False)
+    except (psycopg.Error, OSError, DatabaseUnavailable):
+        return None
+
+
+async def _ahear(listener: psycopg.AsyncConnection[Any], job_id: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while seconds > 0:
+        async for notification in listener.notifies(timeout=seconds, stop_after=1):
+            if notification.payload == job_id:
+                return
+        seconds = end - time.monotonic()
