@@ -363,7 +363,7 @@ begin
     end if;
 
     -- In this order: whoever drew a place up to last_seq had its id before this snapshot was taken.
-    select s.last_value into v_last from pgqueue.job_seq s;
+    select s.last_value - (not s.is_called)::integer into v_last from pgqueue.job_seq s;
     v_snapshot := pg_current_snapshot();
     return query select pg_snapshot_xmin(v_snapshot)::text::bigint, pg_snapshot_xmax(v_snapshot)::text::bigint, v_last,
                         extract(epoch from v_due - clock_timestamp())::double precision,
@@ -377,11 +377,11 @@ begin
     return query
     update pgqueue.live_jobs j
     set state = 'running', attempt = j.attempt + 1, worker_id = p_worker_id, claim_token = p_token, started_at = v_now
-    where j.ctid = any (array (
-        select c.ctid
+    where j.id = any (array (
+        select c.id
         from unnest(p_queues, p_priorities, p_after, p_before) l (queue, priority, after, before)
         cross join lateral (
-            select a.ctid from pgqueue.live_jobs a
+            select a.id from pgqueue.live_jobs a
             where a.state = 'available' and a.queue = l.queue and a.priority = l.priority
               and a.seq > l.after and a.seq < l.before
               and (p_excluded is null or a.task <> all (p_excluded))
@@ -410,6 +410,7 @@ declare
     v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
     v_count bigint;
     v_woken bigint;
+    v_gone bigint;
     v_done uuid[];
 begin
     with locked as materialized (
@@ -421,7 +422,7 @@ begin
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
             offset 0 for update of j) k
     ), gone as (
-        delete from pgqueue.live_jobs where ctid = any (array (select place from locked))
+        delete from pgqueue.live_jobs where ctid = any (array (select place from locked)) returning 1
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
@@ -436,9 +437,15 @@ begin
         from locked where p_state = 'failed'
     )
     select count(*), count(pg_notify('pgqueue/results', id::text)) filter (where waited_for),
-           case when count(*) < cardinality(p_ids) then array_agg(id) end
-    into v_count, v_woken, v_done
+           (select count(*) from gone),
+           case when count(*) < cardinality(p_ids) or (select count(*) from gone) < count(*) then array_agg(id) end
+    into v_count, v_woken, v_gone, v_done
     from locked;
+    -- By place is the cheap way, but a row that another session updated meanwhile (to wait for it, say) has moved to a
+    -- place that the statement could not see.
+    if v_gone < v_count then
+        delete from pgqueue.live_jobs where id = any (v_done);
+    end if;
     if v_count = cardinality(p_ids) then
         return '{}';
     end if;
