@@ -66,6 +66,7 @@ def call(session: Session, /, name: str, args: list[Any] | None, kwargs: dict[st
     given = {option: value for option, value in options.items() if value is not None}
     if "countdown" in given and "eta" in given:
         raise click.UsageError("give --countdown or --eta, not both")
+    session.app.finalize()
     sent = session.app.send_task(name, args=args or [], kwargs=kwargs or {}, **given)
     click.echo(sent.id)
 

@@ -11,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pgqueue.errors import SchemaError
@@ -89,6 +90,8 @@ def move(
                 if revision == "base":
                     _leave_nothing(connection, queries)
             on_step(revision if way == "up" else cast(str, current), way)
+    except DBAPIError as error:
+        raise (error.orig or error) from error  # the driver's, as from the step's own statements
     finally:
         engine.dispose()
 

@@ -1,0 +1,830 @@
+-- The schema as the migrations leave it: for readers, and for a test. Written by scripts/dump_schema.py.
+-- The partitions of single days are left out.
+
+create sequence job_seq;
+
+create table alembic_version (
+    version_num character varying(32) not null,
+    constraint alembic_version_pkc PRIMARY KEY (version_num)
+);
+
+create table attempts (
+    job_id uuid not null,
+    attempt integer not null,
+    outcome text not null,
+    worker_id bigint,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone not null,
+    delete_after timestamp with time zone not null,
+    error json,
+    traceback text
+) partition by range (delete_after);
+CREATE INDEX attempts_job_id ON ONLY pgqueue.attempts USING btree (job_id);
+comment on table attempts is 'Attempts that did not succeed, with their errors.';
+
+create table attempts_forever partition of pgqueue.attempts for values from ('infinity') to (maxvalue);
+
+create table finished_jobs (
+    id uuid not null,
+    seq bigint not null,
+    enqueued_at timestamp with time zone not null,
+    run_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone not null,
+    delete_after timestamp with time zone not null,
+    worker_id bigint,
+    attempt integer not null,
+    priority smallint not null,
+    lost smallint not null,
+    state text not null,
+    queue text not null,
+    task text not null,
+    args json,
+    kwargs json,
+    headers json,
+    options json,
+    result json,
+    error json,
+    traceback text,
+    root_id uuid,
+    parent_id uuid,
+    constraint finished_jobs_state CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])))
+) partition by range (delete_after);
+CREATE INDEX finished_jobs_id ON ONLY pgqueue.finished_jobs USING btree (id);
+comment on table finished_jobs is 'Jobs that are finished, with result or error, until delete_after.';
+
+create table finished_jobs_forever partition of pgqueue.finished_jobs for values from ('infinity') to (maxvalue);
+
+create table live_jobs (
+    id uuid not null,
+    seq bigint not null,
+    enqueued_at timestamp with time zone not null,
+    run_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    started_at timestamp with time zone,
+    worker_id bigint,
+    claim_token bigint,
+    attempt integer default 0 not null,
+    priority smallint default 0 not null,
+    lost smallint default 0 not null,
+    waited_for boolean default false not null,
+    cancel_asked boolean default false not null,
+    state text not null,
+    queue text not null,
+    task text not null,
+    args json,
+    kwargs json,
+    headers json,
+    options json,
+    progress json,
+    root_id uuid,
+    parent_id uuid,
+    constraint live_jobs_pkey PRIMARY KEY (id),
+    constraint live_jobs_priority CHECK (((priority >= 0) AND (priority <= 9))),
+    constraint live_jobs_state CHECK ((state = ANY (ARRAY['scheduled'::text, 'available'::text, 'running'::text])))
+) with (fillfactor=70, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=2000, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_analyze_scale_factor=0.2, vacuum_truncate=off);
+CREATE INDEX live_jobs_available ON pgqueue.live_jobs USING btree (queue, priority, seq) WHERE (state = 'available'::text);
+CREATE INDEX live_jobs_due ON pgqueue.live_jobs USING btree (run_at) WHERE (state = 'scheduled'::text);
+CREATE INDEX live_jobs_running ON pgqueue.live_jobs USING btree (worker_id) WHERE (state = 'running'::text);
+comment on table live_jobs is 'Jobs that are not finished: scheduled, available, running.';
+
+create table workers (
+    id bigint generated always as identity not null,
+    name text not null,
+    hostname text not null,
+    pid integer not null,
+    instance text not null,
+    app text not null,
+    version text not null,
+    queues text[] not null,
+    tasks text[] not null,
+    at_most_once text[] not null,
+    pools jsonb not null,
+    started_at timestamp with time zone default clock_timestamp() not null,
+    heartbeat_at timestamp with time zone default clock_timestamp() not null,
+    lease_expires_at timestamp with time zone not null,
+    stopped_at timestamp with time zone,
+    lost_at timestamp with time zone,
+    rescued_at timestamp with time zone,
+    running integer default 0 not null,
+    finished bigint default 0 not null,
+    constraint workers_pkey PRIMARY KEY (id)
+) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=200);
+comment on table workers is 'Worker processes, their leases, what they serve.';
+
+create view all_jobs as
+ SELECT id,
+    state,
+    task,
+    queue,
+    priority,
+    args,
+    kwargs,
+    NULL::json AS result,
+    NULL::text AS error_type,
+    NULL::text AS error,
+    NULL::text AS traceback,
+    attempt,
+    lost,
+    enqueued_at,
+    run_at,
+    started_at,
+    NULL::timestamp with time zone AS finished_at,
+    expires_at,
+    NULL::timestamp with time zone AS delete_after,
+    worker_id,
+    headers,
+    options,
+    progress,
+    root_id,
+    parent_id,
+    seq
+   FROM pgqueue.live_jobs
+UNION ALL
+ SELECT id,
+    state,
+    task,
+    queue,
+    priority,
+    args,
+    kwargs,
+    result,
+    error ->> 'type'::text AS error_type,
+    error ->> 'message'::text AS error,
+    traceback,
+    attempt,
+    lost,
+    enqueued_at,
+    run_at,
+    started_at,
+    finished_at,
+    expires_at,
+    delete_after,
+    worker_id,
+    headers,
+    options,
+    NULL::json AS progress,
+    root_id,
+    parent_id,
+    seq
+   FROM pgqueue.finished_jobs;
+comment on view all_jobs is 'Every job, live and finished. Part of the public contract.';
+
+CREATE OR REPLACE FUNCTION pgqueue.cancel_jobs(p_ids uuid[], p_terminate boolean, p_keep interval)
+ RETURNS TABLE(id uuid, outcome text)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+begin
+    return query
+    with locked as materialized (
+        select k.* from (select distinct u from unnest(p_ids) u order by 1) d (id)
+        cross join lateral (select j.* from pgqueue.live_jobs j where j.id = d.id offset 0 for update of j) k
+    ), gone as (
+        delete from pgqueue.live_jobs where id = any (array (select id from locked where state <> 'running'))
+    ), kept as (
+        insert into pgqueue.finished_jobs (
+            id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
+            priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id)
+        select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
+               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id
+        from locked where state <> 'running'
+    ), asked as (
+        update pgqueue.live_jobs j set cancel_asked = true
+        where p_terminate and j.id = any (array (select id from locked where state = 'running'))
+        returning j.worker_id
+    ), told as (
+        select count(pg_notify('pgqueue', 'c' || a.worker_id)) as n from (select distinct worker_id from asked) a
+    )
+    select l.id, case when l.state <> 'running' then 'cancelled' when p_terminate then 'asked' else 'running' end
+    from locked l
+    where (select n from told) >= 0
+      and (not l.waited_for or l.state = 'running' or pg_notify('pgqueue/results', l.id::text) is not null);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.claim_jobs(p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[], p_limit integer, p_excluded text[], p_due_window double precision)
+ RETURNS TABLE(look_xid bigint, snapshot_xmin bigint, last_seq bigint, due_in double precision, id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint, args json, kwargs json, headers json, options json, run_at timestamp with time zone, expires_at timestamp with time zone, expired boolean, root_id uuid, parent_id uuid)
+ LANGUAGE plpgsql
+ ROWS 500
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_due timestamptz;
+    -- Under a held snapshot the entries of all jobs that were ever due stay: look no further back than needed.
+    v_due_after timestamptz := coalesce(v_now - make_interval(secs => p_due_window), '-infinity');
+    v_last bigint;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    -- Before this transaction has an id of its own: whoever drew a place up to here has a lower one.
+    select s.last_value - (not s.is_called)::integer into v_last from pgqueue.job_seq s;
+    -- Held until commit: the rescuer, which locks this row first, then sees every claim of this worker.
+    perform 1 from pgqueue.workers w where w.id = p_worker_id and w.lost_at is null for key share;
+    if not found then
+        raise exception 'worker % is not registered or was declared lost', p_worker_id using errcode = 'PGQ01';
+    end if;
+
+    select s.run_at into v_due from pgqueue.live_jobs s
+    where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
+    if v_due <= v_now then
+        perform pgqueue.stage_jobs(v_due_after, 1000);
+        select s.run_at into v_due from pgqueue.live_jobs s
+        where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
+    end if;
+
+    return query select pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, v_last,
+                        extract(epoch from v_due - clock_timestamp())::double precision,
+                        null::uuid, null::bigint, null::text, null::text, null::smallint, null::integer, null::smallint,
+                        null::json, null::json, null::json, null::json, null::timestamptz, null::timestamptz,
+                        null::boolean, null::uuid, null::uuid;
+    if p_limit <= 0 then
+        return;
+    end if;
+    -- An init-plan array: no statistics can make the planner run the inner select once per row.
+    return query
+    update pgqueue.live_jobs j
+    set state = 'running', attempt = j.attempt + 1, worker_id = p_worker_id, claim_token = p_token, started_at = v_now
+    where j.id = any (array (
+        select c.id
+        from unnest(p_queues, p_priorities, p_after, p_before) l (queue, priority, after, before)
+        cross join lateral (
+            select a.id from pgqueue.live_jobs a
+            where a.state = 'available' and a.queue = l.queue and a.priority = l.priority
+              and a.seq > l.after and a.seq < l.before
+              and (p_excluded is null or a.task <> all (p_excluded))
+            order by a.seq limit p_limit for update skip locked
+        ) c
+        limit p_limit))
+    returning null::bigint, null::bigint, null::bigint, null::double precision,
+              j.id, j.seq, j.task, j.queue, j.priority, j.attempt, j.lost, j.args, j.kwargs, j.headers, j.options,
+              j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.enqueue(task text, args jsonb DEFAULT '[]'::jsonb, kwargs jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 0, countdown interval DEFAULT NULL::interval, eta timestamp with time zone DEFAULT NULL::timestamp with time zone, expires timestamp with time zone DEFAULT NULL::timestamp with time zone, task_id uuid DEFAULT NULL::uuid, headers jsonb DEFAULT NULL::jsonb)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_id uuid := coalesce(task_id, pgqueue.new_job_id());
+begin
+    if task is null or length(task) not between 1 and 255 or task !~ '^[^[:cntrl:][:space:]]+$' then
+        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(left(task, 60)), 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif queue is null or queue !~ '^[A-Za-z0-9_.:-]{1,128}$' then
+        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(left(queue, 60)), 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif priority is null or priority not between 0 and 9 then
+        raise exception 'priority: 0 to 9 (9 runs first) is needed, got %', coalesce(priority::text, 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif coalesce(jsonb_typeof(args), 'null') <> 'array' then
+        raise exception 'args: a JSON array is needed, got %', coalesce(jsonb_typeof(args), 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif coalesce(jsonb_typeof(kwargs), 'null') <> 'object' then
+        raise exception 'kwargs: a JSON object is needed, got %', coalesce(jsonb_typeof(kwargs), 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif headers is not null and jsonb_typeof(headers) <> 'object' then
+        raise exception 'headers: a JSON object is needed, got %', jsonb_typeof(headers)
+            using errcode = 'invalid_parameter_value';
+    elsif octet_length(args::text) + octet_length(kwargs::text) + coalesce(octet_length(headers::text), 0) > 1048576 then
+        raise exception 'args: arguments are larger than 1048576 bytes; store them and pass their key'
+            using errcode = 'program_limit_exceeded';
+    elsif countdown is not null and eta is not null then
+        raise exception 'countdown: give countdown or eta, not both' using errcode = 'invalid_parameter_value';
+    elsif countdown < interval '0' or countdown > interval '10 years' or not isfinite(eta) or not isfinite(expires)
+          or eta > clock_timestamp() + interval '10 years' then
+        raise exception 'countdown, eta, expires: 0 to 10 years from now are needed' using errcode = 'invalid_parameter_value';
+    end if;
+    if not pgqueue.enqueue_job(
+        v_id, task, queue, priority, nullif(args, '[]')::json, nullif(kwargs, '{}')::json, headers::json, null,
+        extract(epoch from countdown)::double precision, eta, null, expires, null, null, task_id is not null
+    ) then
+        raise exception 'task_id: a job with id % is still kept', v_id using errcode = 'unique_violation';
+    end if;
+    return v_id;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.enqueue_job(p_id uuid, p_task text, p_queue text, p_priority integer, p_args json, p_kwargs json, p_headers json, p_options json, p_delay double precision, p_eta timestamp with time zone, p_expires_in double precision, p_expires_at timestamp with time zone, p_root_id uuid, p_parent_id uuid, p_own_id boolean)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_run_at timestamptz := coalesce(p_eta, v_now + make_interval(secs => p_delay));
+    v_expires_at timestamptz := coalesce(p_expires_at, v_now + make_interval(secs => p_expires_in));
+    v_state text := case when v_run_at > v_now then 'scheduled' else 'available' end;
+begin
+    perform pg_current_xact_id();
+    if p_own_id then
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task,
+                                       args, kwargs, headers, options, root_id, parent_id)
+        values (p_id, nextval('pgqueue.job_seq'), v_now, v_run_at, v_expires_at, p_priority, v_state, p_queue, p_task,
+                p_args, p_kwargs, p_headers, p_options, p_root_id, p_parent_id)
+        on conflict (id) do nothing;
+        if not found then
+            return false;
+        end if;
+        -- After the insert, in a statement of its own: it then also sees a job that finished meanwhile.
+        if pgqueue.is_finished(p_id) then
+            delete from pgqueue.live_jobs j where j.id = p_id;
+            return false;
+        end if;
+    else
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task,
+                                       args, kwargs, headers, options, root_id, parent_id)
+        values (p_id, nextval('pgqueue.job_seq'), v_now, v_run_at, v_expires_at, p_priority, v_state, p_queue, p_task,
+                p_args, p_kwargs, p_headers, p_options, p_root_id, p_parent_id);
+    end if;
+    -- A job due before an idle worker's next look wakes it too, so that it learns the due time.
+    if v_state = 'available' or v_run_at < v_now + interval '10 seconds' then
+        if not pg_try_advisory_xact_lock_shared(hashtext('pgqueue'), hashtext(p_queue) & 63) then
+            perform pg_notify('pgqueue', 'w' || (hashtext(p_queue) & 63));
+        end if;
+    end if;
+    return true;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.enqueue_jobs(p_ids uuid[], p_tasks text[], p_queues text[], p_priorities smallint[], p_args text[], p_kwargs text[], p_headers text[], p_options text[], p_delays double precision[], p_etas timestamp with time zone[], p_expires_in double precision[], p_expires_at timestamp with time zone[], p_root_id uuid, p_parent_id uuid)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queues text[];
+    v_count bigint;
+begin
+    perform pg_current_xact_id();
+    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task,
+                                   args, kwargs, headers, options, root_id, parent_id)
+    select u.id, nextval('pgqueue.job_seq'), v_now, u.run_at, u.expires_at, u.priority,
+           case when u.run_at > v_now then 'scheduled' else 'available' end, u.queue, u.task,
+           u.args::json, u.kwargs::json, u.headers::json, u.options::json, p_root_id, p_parent_id
+    from (
+        select n.id, n.task, n.queue, n.priority, n.args, n.kwargs, n.headers, n.options,
+               coalesce(n.eta, v_now + make_interval(secs => n.delay)) as run_at,
+               coalesce(n.expires_at, v_now + make_interval(secs => n.expires_in)) as expires_at
+        from unnest(p_ids, p_tasks, p_queues, p_priorities, p_args, p_kwargs, p_headers, p_options, p_delays, p_etas,
+                    p_expires_in, p_expires_at)
+             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_at)
+    ) u;
+    get diagnostics v_count = row_count;
+    select array_agg(distinct q) into v_queues from unnest(p_queues) q;
+    perform pgqueue.wake_queues(v_queues);
+    return v_count;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.ensure_partitions(p_days integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_day date;
+    v_table text;
+    v_name text;
+    v_made integer := 0;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pgqueue/partitions'), 0) then
+        return 0;
+    end if;
+    for v_day in select d::date from generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + p_days, '1 day') d loop
+        foreach v_table in array array['finished_jobs', 'attempts'] loop
+            v_name := v_table || to_char(v_day, '_YYYYMMDD');
+            continue when to_regclass(format('pgqueue.%I', v_name)) is not null;
+            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including constraints)', v_name, v_table);
+            execute format('alter table pgqueue.%I attach partition pgqueue.%I for values from (%L) to (%L)',
+                           v_table, v_name, v_day::timestamp at time zone 'UTC', (v_day + 1)::timestamp at time zone 'UTC');
+            v_made := v_made + 1;
+        end loop;
+    end loop;
+    return v_made;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.fall_asleep(p_queues text[], OUT keys integer[], OUT others integer[], OUT asleep boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_key integer;
+begin
+    keys := '{}';
+    others := '{}';
+    asleep := true;
+    perform pg_advisory_unlock_all();
+    for v_key in select distinct pgqueue.queue_key(q) from unnest(p_queues) q order by 1 loop
+        if pg_try_advisory_lock(hashtext('pgqueue/sentinel'), v_key) then
+            keys := keys || v_key;
+            asleep := pg_try_advisory_lock(hashtext('pgqueue'), v_key) and asleep;
+        else
+            others := others || v_key;
+        end if;
+    end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.finish_jobs(p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+    v_count bigint;
+    v_woken bigint;
+    v_gone bigint;
+    v_done uuid[];
+begin
+    with locked as materialized (
+        select k.*, d.result, d.error, d.traceback
+        from (select distinct on (u.id, u.token) *
+              from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks) u (id, token, result, error, traceback)
+              order by u.id, u.token) d
+        cross join lateral (
+            select j.* from pgqueue.live_jobs j
+            where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
+            offset 0 for update of j) k
+    ), gone as (
+        delete from pgqueue.live_jobs where id = any (array (select id from locked)) returning 1
+    ), kept as (
+        insert into pgqueue.finished_jobs (
+            id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
+            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id)
+        select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
+               priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
+               root_id, parent_id
+        from locked
+    ), story as (
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
+        select id, attempt, 'failed', worker_id, started_at, v_now, v_keep, error::json, traceback
+        from locked where p_state = 'failed'
+    )
+    select count(*), count(pg_notify('pgqueue/results', id::text)) filter (where waited_for),
+           (select count(*) from gone),
+           case when count(*) < cardinality(p_ids) or (select count(*) from gone) < count(*) then array_agg(id) end
+    into v_count, v_woken, v_gone, v_done
+    from locked;
+    -- By place is the cheap way, but a row that another session updated meanwhile (to wait for it, say) has moved to a
+    -- place that the statement could not see.
+    if v_gone < v_count then
+        delete from pgqueue.live_jobs where id = any (v_done);
+    end if;
+    if v_count = cardinality(p_ids) then
+        return '{}';
+    end if;
+    return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.first_places(p_queues text[], p_priorities smallint[], p_after bigint[], p_excluded text[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+begin
+    return array (
+        select (select a.seq from pgqueue.live_jobs a
+                where a.state = 'available' and a.queue = l.queue and a.priority = l.priority and a.seq > l.after
+                  and (p_excluded is null or a.task <> all (p_excluded))
+                order by a.seq limit 1)
+        from unnest(p_queues, p_priorities, p_after) l (queue, priority, after));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.front_place(p_seq bigint)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN (p_seq < 0) THEN p_seq ELSE (p_seq - '4611686018427387904'::bigint) END;
+
+CREATE OR REPLACE FUNCTION pgqueue.is_finished(p_id uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+begin
+    return exists (select from pgqueue.finished_jobs f where f.id = p_id);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
+ RETURNS TABLE(id uuid, outcome text)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+begin
+    return query
+    with locked as materialized (
+        select k.*, (k.lost + 1 >= p_lost_limit or k.task = any (p_at_most_once)) as ends,
+               case when k.cancel_asked then 'cancelled' else 'failed' end as final,
+               json_build_object('type', 'pgqueue.errors.WorkerLostError', 'message',
+                   p_reason || case when k.task = any (p_at_most_once) then '; the task runs at most once (acks_late=False)'
+                                    else format('; lost %s times', k.lost + 1) end) as error
+        from (select distinct u.id, u.token from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
+        cross join lateral (
+            select j.* from pgqueue.live_jobs j
+            where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
+            offset 0 for update of j) k
+    ), story as (
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error)
+        select id, attempt, 'lost', worker_id, started_at, v_now, v_keep, error from locked
+    ), gone as (
+        delete from pgqueue.live_jobs where id = any (array (select id from locked where ends or cancel_asked))
+    ), kept as (
+        insert into pgqueue.finished_jobs (
+            id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
+            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id)
+        select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
+               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id
+        from locked where ends or cancel_asked
+    ), back as (
+        update pgqueue.live_jobs j set
+            state = 'available', lost = j.lost + 1, worker_id = null, claim_token = null, started_at = null,
+            progress = null, seq = pgqueue.front_place(j.seq)
+        where j.id = any (array (select id from locked where not ends and not cancel_asked))
+        returning j.queue
+    ), told as (
+        select pgqueue.wake_queues(array_agg(queue)) from back
+    )
+    select l.id, case when ends or cancel_asked then final else 'available' end
+    from locked l
+    where (select count(*) from told) > 0
+      and (not l.waited_for or not (ends or cancel_asked) or pg_notify('pgqueue/results', l.id::text) is not null);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.new_job_id()
+ RETURNS uuid
+ LANGUAGE sql
+ PARALLEL SAFE
+RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid;
+
+CREATE OR REPLACE FUNCTION pgqueue.queue_key(p_queue text)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+RETURN (hashtext(p_queue) & 63);
+
+CREATE OR REPLACE FUNCTION pgqueue.release_jobs(p_ids uuid[], p_tokens bigint[], p_keep interval)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_done uuid[];
+    v_asked uuid[];
+    v_queues text[];
+begin
+    with locked as materialized (
+        select k.id
+        from (select * from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
+        cross join lateral (
+            select j.id from pgqueue.live_jobs j
+            where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
+            offset 0 for update of j) k
+    ), back as (
+        update pgqueue.live_jobs j set
+            state = 'available', attempt = j.attempt - 1, worker_id = null, claim_token = null, started_at = null,
+            seq = pgqueue.front_place(j.seq)
+        where j.id = any (array (select id from locked))
+        returning j.id, j.queue, j.cancel_asked
+    )
+    select array_agg(id), array_agg(distinct queue), array_agg(id) filter (where cancel_asked)
+    into v_done, v_queues, v_asked from back;
+    perform pgqueue.cancel_jobs(v_asked, false, p_keep) where v_asked is not null;
+    perform pgqueue.wake_queues(v_queues);
+    return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.renew_lease(p_worker_id bigint, p_lease interval, p_running integer, p_finished bigint)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+    update pgqueue.workers w
+    set lease_expires_at = clock_timestamp() + p_lease, heartbeat_at = clock_timestamp(),
+        running = p_running, finished = p_finished
+    where w.id = p_worker_id and w.lost_at is null;
+    if not found then
+        return null;
+    end if;
+    return array (select j.id from pgqueue.live_jobs j
+                  where j.state = 'running' and j.worker_id = p_worker_id and j.cancel_asked);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.rescue_jobs(p_lost_limit integer, p_limit integer, p_keep interval)
+ RETURNS TABLE(worker_id bigint, worker text, id uuid, outcome text)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    v_worker pgqueue.workers;
+    v_ids uuid[];
+    v_tokens bigint[];
+begin
+    for v_worker in
+        select w.* from pgqueue.workers w
+        where w.stopped_at is null and w.rescued_at is null and (w.lost_at is not null or w.lease_expires_at < clock_timestamp())
+        order by w.id for update skip locked
+    loop
+        if v_worker.lost_at is null then
+            update pgqueue.workers w set lost_at = clock_timestamp() where w.id = v_worker.id;
+            perform pg_terminate_backend(a.pid) from pg_stat_activity a
+            where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database() and a.usename = current_user;
+        end if;
+        select array_agg(r.id), array_agg(r.claim_token) into v_ids, v_tokens from (
+            select j.id, j.claim_token from pgqueue.live_jobs j
+            where j.state = 'running' and j.worker_id = v_worker.id order by j.id limit p_limit) r;
+        if v_ids is null then
+            update pgqueue.workers w set rescued_at = clock_timestamp() where w.id = v_worker.id;
+        else
+            return query select v_worker.id, v_worker.name, l.id, l.outcome
+            from pgqueue.lose_jobs(v_ids, v_tokens, p_lost_limit, v_worker.at_most_once,
+                                   format('worker %s died', v_worker.name), p_keep) l;
+        end if;
+    end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.retry_jobs(p_ids uuid[], p_tokens bigint[], p_delays double precision[], p_errors text[], p_tracebacks text[], p_changes text[], p_keep interval)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_done uuid[];
+    v_asked uuid[];
+    v_queues text[];
+begin
+    perform pg_current_xact_id();
+    with locked as materialized (
+        select k.id, k.attempt, k.worker_id, k.started_at, d.delay, d.error, d.traceback, d.changes::json as changes
+        from (select distinct on (u.id, u.token) *
+              from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes)
+              u (id, token, delay, error, traceback, changes) order by u.id, u.token) d
+        cross join lateral (
+            select j.id, j.attempt, j.worker_id, j.started_at from pgqueue.live_jobs j
+            where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
+            offset 0 for update of j) k
+    ), story as (
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
+        select id, attempt, 'retried', worker_id, started_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
+        from locked
+    ), again as (
+        update pgqueue.live_jobs j set
+            state = case when l.delay > 0 then 'scheduled' else 'available' end,
+            run_at = v_now + make_interval(secs => l.delay),
+            seq = nextval('pgqueue.job_seq'),
+            worker_id = null, claim_token = null, started_at = null, progress = null,
+            args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
+            kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
+            queue = coalesce(l.changes ->> 'queue', j.queue),
+            priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
+            options = coalesce(l.changes -> 'options', j.options),
+            expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
+        from locked l where j.id = l.id
+        returning j.id, j.queue, j.cancel_asked
+    )
+    select array_agg(id), array_agg(distinct queue), array_agg(id) filter (where cancel_asked)
+    into v_done, v_queues, v_asked from again;
+    perform pgqueue.cancel_jobs(v_asked, false, p_keep) where v_asked is not null;
+    perform pgqueue.wake_queues(v_queues);
+    return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.revive_jobs(p_ids uuid[])
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_done uuid[];
+    v_queues text[];
+begin
+    perform pg_current_xact_id();
+    with gone as (
+        delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
+        returning f.*
+    ), again as (
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
+                                       attempt, root_id, parent_id)
+        select distinct on (id) id, nextval('pgqueue.job_seq'), clock_timestamp(), priority, 'available', queue, task,
+               args, kwargs, headers, options, 0, root_id, parent_id
+        from gone
+        on conflict (id) do nothing
+        returning id, queue
+    )
+    select array_agg(id), array_agg(distinct queue) into v_done, v_queues from again;
+    perform pgqueue.wake_queues(v_queues);
+    return coalesce(v_done, '{}');
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.stage_jobs(p_due_after timestamp with time zone, p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queues text[];
+begin
+    perform pg_current_xact_id();
+    with staged as (
+        update pgqueue.live_jobs j set state = 'available', seq = nextval('pgqueue.job_seq')
+        where j.id = any (array (
+            select s.id from pgqueue.live_jobs s
+            where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
+            order by s.run_at limit p_limit for update skip locked))
+        returning j.queue
+    )
+    select array_agg(queue) into v_queues from staged;
+    perform pgqueue.wake_queues(v_queues);
+    return coalesce(cardinality(v_queues), 0);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.wake_queues(p_queues text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_key integer;
+begin
+    for v_key in select distinct pgqueue.queue_key(q) from unnest(p_queues) q loop
+        if not pg_try_advisory_xact_lock_shared(hashtext('pgqueue'), v_key) then
+            perform pg_notify('pgqueue', 'w' || v_key);
+        end if;
+    end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.wake_up(p_queues text[], p_hand_over boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+begin
+    perform pg_advisory_unlock_all();
+    if p_hand_over then
+        perform pg_notify('pgqueue', 'h' || k) from (select distinct pgqueue.queue_key(q) k from unnest(p_queues) q) s;
+    end if;
+end $function$;
