@@ -132,21 +132,24 @@ begin
     end loop;
 end $$;
 
--- Called on the LISTEN session. `sentinel`: this session answers for these queues; `asleep`: it also holds their wake
--- locks, so that it may sleep after one more look.
-create function pgqueue.fall_asleep(p_queues text[], out sentinel boolean, out asleep boolean)
+-- Called on the LISTEN session. Of several idle workers one answers for each key. `keys`: those this session answers for,
+-- of which it now holds the wake locks, too, if it is `asleep`: then it may sleep after one more look. `others`: keys of
+-- these queues for which another session answers.
+create function pgqueue.fall_asleep(p_queues text[], out keys integer[], out others integer[], out asleep boolean)
 language plpgsql set search_path = pg_catalog, pgqueue, pg_temp as $$
 declare
     v_key integer;
 begin
-    sentinel := true;
+    keys := '{}';
+    others := '{}';
     asleep := true;
     perform pg_advisory_unlock_all();
     for v_key in select distinct pgqueue.queue_key(q) from unnest(p_queues) q order by 1 loop
         if pg_try_advisory_lock(hashtext('pgqueue/sentinel'), v_key) then
+            keys := keys || v_key;
             asleep := pg_try_advisory_lock(hashtext('pgqueue'), v_key) and asleep;
         else
-            sentinel := false;
+            others := others || v_key;
         end if;
     end loop;
 end $$;
@@ -165,6 +168,13 @@ end $$;
 -- nothing -> available, scheduled ------------------------------------------------------------------------------------
 -- The transaction has its id before it draws a place in line: workers rely on it to know below which place nothing
 -- can still appear.
+
+create function pgqueue.is_finished(p_id uuid) returns boolean
+language plpgsql set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+begin
+    return exists (select from pgqueue.finished_jobs f where f.id = p_id);
+end $$;
 
 create function pgqueue.enqueue_job(
     p_id uuid, p_task text, p_queue text, p_priority integer, p_args json, p_kwargs json, p_headers json, p_options json,
@@ -189,7 +199,7 @@ begin
             return false;
         end if;
         -- After the insert, in a statement of its own: it then also sees a job that finished meanwhile.
-        if exists (select from pgqueue.finished_jobs f where f.id = p_id) then
+        if pgqueue.is_finished(p_id) then
             delete from pgqueue.live_jobs j where j.id = p_id;
             return false;
         end if;
@@ -321,15 +331,16 @@ end $$;
 
 
 -- available -> running, attempt + 1, claim token ----------------------------------------------------------------------
--- A lane is (queue, priority) with a range of places. The first row returned is the look itself: the snapshot bounds
--- and the last place drawn before it, from which the claimer derives its low-water mark, and the seconds to the next
--- due job. Claims commit asynchronously: losing one re-runs the job, and the random token fences the lost claim off.
+-- A lane is (queue, priority) with a range of places. The first row returned is the look itself: its transaction id, the
+-- oldest one still open, and the last place drawn, from which the claimer derives its low-water mark, and the seconds to
+-- the next due job. The snapshot's xmax would not do: transactions that are still open may have higher ids. To be called
+-- in a transaction of its own. Claims commit asynchronously: losing one re-runs the job, and the random token fences the lost claim off.
 
 create function pgqueue.claim_jobs(
     p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[],
     p_limit integer, p_excluded text[], p_due_window double precision
 ) returns table (
-    snapshot_xmin bigint, snapshot_xmax bigint, last_seq bigint, due_in double precision,
+    look_xid bigint, snapshot_xmin bigint, last_seq bigint, due_in double precision,
     id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint,
     args json, kwargs json, headers json, options json, run_at timestamptz, expires_at timestamptz, expired boolean,
     root_id uuid, parent_id uuid
@@ -345,9 +356,10 @@ declare
     -- Under a held snapshot the entries of all jobs that were ever due stay: look no further back than needed.
     v_due_after timestamptz := coalesce(v_now - make_interval(secs => p_due_window), '-infinity');
     v_last bigint;
-    v_snapshot pg_snapshot;
 begin
     perform set_config('synchronous_commit', 'off', true);
+    -- Before this transaction has an id of its own: whoever drew a place up to here has a lower one.
+    select s.last_value - (not s.is_called)::integer into v_last from pgqueue.job_seq s;
     -- Held until commit: the rescuer, which locks this row first, then sees every claim of this worker.
     perform 1 from pgqueue.workers w where w.id = p_worker_id and w.lost_at is null for key share;
     if not found then
@@ -362,10 +374,7 @@ begin
         where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
     end if;
 
-    -- In this order: whoever drew a place up to last_seq had its id before this snapshot was taken.
-    select s.last_value - (not s.is_called)::integer into v_last from pgqueue.job_seq s;
-    v_snapshot := pg_current_snapshot();
-    return query select pg_snapshot_xmin(v_snapshot)::text::bigint, pg_snapshot_xmax(v_snapshot)::text::bigint, v_last,
+    return query select pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, v_last,
                         extract(epoch from v_due - clock_timestamp())::double precision,
                         null::uuid, null::bigint, null::text, null::text, null::smallint, null::integer, null::smallint,
                         null::json, null::json, null::json, null::json, null::timestamptz, null::timestamptz,
@@ -393,10 +402,26 @@ begin
               j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id;
 end $$;
 
+-- Per lane the first place above `after` that is still available, whoever may be claiming it; null when there is none.
+create function pgqueue.first_places(p_queues text[], p_priorities smallint[], p_after bigint[], p_excluded text[])
+returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+begin
+    return array (
+        select (select a.seq from pgqueue.live_jobs a
+                where a.state = 'available' and a.queue = l.queue and a.priority = l.priority and a.seq > l.after
+                  and (p_excluded is null or a.task <> all (p_excluded))
+                order by a.seq limit 1)
+        from unnest(p_queues, p_priorities, p_after) l (queue, priority, after));
+end $$;
+
 
 -- running -> succeeded, failed, cancelled, expired -------------------------------------------------------------------
 -- Fenced by id and token, locked in id order. No index may match the fence, or the planner prefers it: hence
--- `state || ''`. Returns the ids that did not match: leases lost meanwhile.
+-- `state || ''`. Found again by id, never by ctid: a row that changed between snapshot and lock would be kept twice. Returns the ids that did not match: leases lost meanwhile.
 
 create function pgqueue.finish_jobs(
     p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval
@@ -415,14 +440,15 @@ declare
 begin
     with locked as materialized (
         select k.*, d.result, d.error, d.traceback
-        from (select * from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks) u (id, token, result, error, traceback)
-              order by u.id) d
+        from (select distinct on (u.id, u.token) *
+              from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks) u (id, token, result, error, traceback)
+              order by u.id, u.token) d
         cross join lateral (
-            select j.ctid as place, j.* from pgqueue.live_jobs j
+            select j.* from pgqueue.live_jobs j
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
             offset 0 for update of j) k
     ), gone as (
-        delete from pgqueue.live_jobs where ctid = any (array (select place from locked)) returning 1
+        delete from pgqueue.live_jobs where id = any (array (select id from locked)) returning 1
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
@@ -453,6 +479,7 @@ begin
 end $$;
 
 -- running -> scheduled or available: the job's own retry --------------------------------------------------------------
+-- One that was asked to stop meanwhile is cancelled instead.
 -- p_changes: null or {"args", "kwargs", "queue", "priority", "options", "expires_in"} that replace the job's.
 
 create function pgqueue.retry_jobs(
@@ -466,13 +493,15 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_done uuid[];
+    v_asked uuid[];
     v_queues text[];
 begin
     perform pg_current_xact_id();
     with locked as materialized (
         select k.id, k.attempt, k.worker_id, k.started_at, d.delay, d.error, d.traceback, d.changes::json as changes
-        from (select * from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes)
-              u (id, token, delay, error, traceback, changes) order by u.id) d
+        from (select distinct on (u.id, u.token) *
+              from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes)
+              u (id, token, delay, error, traceback, changes) order by u.id, u.token) d
         cross join lateral (
             select j.id, j.attempt, j.worker_id, j.started_at from pgqueue.live_jobs j
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
@@ -494,22 +523,26 @@ begin
             options = coalesce(l.changes -> 'options', j.options),
             expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
         from locked l where j.id = l.id
-        returning j.id, j.queue
+        returning j.id, j.queue, j.cancel_asked
     )
-    select array_agg(id), array_agg(distinct queue) into v_done, v_queues from again;
+    select array_agg(id), array_agg(distinct queue), array_agg(id) filter (where cancel_asked)
+    into v_done, v_queues, v_asked from again;
+    perform pgqueue.cancel_jobs(v_asked, false, p_keep) where v_asked is not null;
     perform pgqueue.wake_queues(v_queues);
     return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
 end $$;
 
 -- running -> available, at the front of its lane, as if it had not been claimed ----------------------------------------
+-- One that was asked to stop meanwhile is cancelled.
 
-create function pgqueue.release_jobs(p_ids uuid[], p_tokens bigint[]) returns uuid[]
+create function pgqueue.release_jobs(p_ids uuid[], p_tokens bigint[], p_keep interval) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 declare
     v_done uuid[];
+    v_asked uuid[];
     v_queues text[];
 begin
     with locked as materialized (
@@ -524,9 +557,11 @@ begin
             state = 'available', attempt = j.attempt - 1, worker_id = null, claim_token = null, started_at = null,
             seq = pgqueue.front_place(j.seq)
         where j.id = any (array (select id from locked))
-        returning j.id, j.queue
+        returning j.id, j.queue, j.cancel_asked
     )
-    select array_agg(id), array_agg(distinct queue) into v_done, v_queues from back;
+    select array_agg(id), array_agg(distinct queue), array_agg(id) filter (where cancel_asked)
+    into v_done, v_queues, v_asked from back;
+    perform pgqueue.cancel_jobs(v_asked, false, p_keep) where v_asked is not null;
     perform pgqueue.wake_queues(v_queues);
     return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
 end $$;
@@ -557,7 +592,7 @@ begin
                json_build_object('type', 'pgqueue.errors.WorkerLostError', 'message',
                    p_reason || case when k.task = any (p_at_most_once) then '; the task runs at most once (acks_late=False)'
                                     else format('; lost %s times', k.lost + 1) end) as error
-        from (select * from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
+        from (select distinct u.id, u.token from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
         cross join lateral (
             select j.* from pgqueue.live_jobs j
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
