@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     sock = socket.socket(fileno=int(argv[0]))
     slots = int(argv[2])
     board = RunBoard(slots, int(argv[1]))
-    _die_with_parent()
+    _die_with_parent(int(argv[3]))
     # The worker alone answers to the terminal and to the service manager.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -54,11 +54,11 @@ def main(argv: list[str]) -> None:
     os._exit(0)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask Linux to end this process with its worker, even when it is stuck in C code; elsewhere the socket tells."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() == 1 and os.environ.get("PGQUEUE_WORKER_PID") != "1":
+        if os.getppid() != parent:
             os._exit(1)
 
 
@@ -88,7 +88,11 @@ class _ProcessRunner:
                 elif message[0] == "stop":
                     self._stopping = True
             while queue:
-                self._run_one(queue.popleft())
+                try:
+                    job = queue.popleft()
+                except IndexError:
+                    break  # recalled in this very moment
+                self._run_one(job)
             if self._stopping:
                 return
             messages = self._channel.receive()

@@ -58,6 +58,8 @@ def run(
     """
     if reload:
         return run_reloading()
+    limits = {"task_time_limit": options.get("time_limit"), "task_soft_time_limit": options.get("soft_time_limit")}
+    app.conf.override({name: value for name, value in limits.items() if value is not None})
     plan = make_plan(app, loglevel=loglevel or "WARNING", **options)
     set_up_logging(app.conf, plan.loglevel, plan.logfile)
     if hasattr(faulthandler, "register"):

@@ -180,7 +180,7 @@ class Completer:
         held, outcome = batch[0]
         logger.error("the outcome of job %s cannot be stored: %s", held.job.id, str(error).strip())
         if outcome[0] == "failed" and outcome[2] is None:
-            self._run(release_jobs(self._queries, [held.fence]))
+            self._run(release_jobs(self._queries, [held.fence], self._keep_seconds(held.job.task, "cancelled")))
             return
         refusal = encode_error(PgQueueError(clean_text(f"the outcome cannot be stored: {error}", 2000)))
         self._write([(held, ("failed", refusal, None))])
@@ -196,7 +196,7 @@ class Completer:
             columns = list(zip(*(outcome[1:] for _, outcome in batch), strict=True))
             return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep)
         if kind == "released":
-            return release_jobs(queries, fence)
+            return release_jobs(queries, fence, keep)
         if kind == "lost":
             once = [held.job.task for held, outcome in batch if outcome[2]]
             lose = lose_jobs(queries, fence, self._lost_limit, once, batch[0][1][1], keep)

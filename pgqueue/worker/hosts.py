@@ -48,19 +48,21 @@ class ChildHost:
         kind: processes, threads or loop.
         slots: jobs it runs at once.
         settings: what the child needs to know, sent through the socket so that no argument list shows it.
+        on_backlog: called when the socket did not take a message whole, which is to be flushed when it can.
     """
 
-    def __init__(self, kind: str, slots: int, settings: dict[str, Any]) -> None:
+    def __init__(self, kind: str, slots: int, settings: dict[str, Any], on_backlog: Callable[[], None]) -> None:
         ours, theirs = socket.socketpair()
         self.kind = kind
         self.board = RunBoard(slots)
         self.ready = False
+        self._on_backlog = on_backlog
         self.started_at = time.monotonic()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             descriptors = (theirs.fileno(), self.board.descriptor)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgqueue.worker.child", *map(str, descriptors), str(slots)],
+                [sys.executable, "-m", "pgqueue.worker.child", *map(str, (*descriptors, slots, os.getpid()))],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 # A terminal's Ctrl-C is for the worker, which then decides about its children.
@@ -77,6 +79,8 @@ class ChildHost:
     def send(self, jobs: list[JobToRun]) -> None:
         """Hand jobs over; they start in this order."""
         self.channel.send(("jobs", [tuple(job) for job in jobs]))
+        if self.channel.unsent:
+            self._on_backlog()
 
     def recall(self) -> None:
         """Ask for the jobs that have not started."""

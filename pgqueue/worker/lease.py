@@ -1,4 +1,4 @@
-"""The worker's lease on the database's clock, renewed by a thread that runs no task; rescue of workers that are dead."""
+"""The lease of a worker on the database's clock, renewed by a thread that runs no task; rescue of dead workers."""
 
 import logging
 import os

@@ -90,6 +90,12 @@ def _default_size(kind: str, concurrency: int | None) -> int:
     return {"threads": concurrency or DEFAULT_THREADS, "loop": DEFAULT_COROUTINES, "solo": 1}[kind]
 
 
+def _queue_names(app: PgQueue) -> set[str]:
+    """The queues that the application knows: its default, task_queues, and those of its tasks."""
+    names = {app.conf.task_default_queue, *(app.conf.task_queues or ())}
+    return names | {task.plan.queue for task in app.tasks.values() if task.plan.queue is not None}
+
+
 def make_plan(
     app: PgQueue,
     *,
@@ -115,8 +121,9 @@ def make_plan(
     Raises:
         ConfigurationError: options that contradict each other or the limits.
     """
+    app.finalize()
     conf = app.conf
-    known = app.queue_names()
+    known = _queue_names(app)
     wanted = queues if queues is not None else sorted(known)
     serving = tuple(queue for queue in dict.fromkeys(wanted) if queue not in set(exclude_queues or ()))
     if not serving:

@@ -52,7 +52,7 @@ class ThreadRunner:
         executor: runs one job.
         threads: how many jobs run at once.
         board: where running jobs are shown.
-        report: called with messages, from any thread, one at a time.
+        report: called with messages, from any thread.
     """
 
     def __init__(self, executor: Executor, threads: int, board: RunBoard, report: Report) -> None:
@@ -91,8 +91,7 @@ class ThreadRunner:
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Report a message that is not about outcomes."""
-        with self._outbox_lock:
-            self._report(message)
+        self._report(message)
 
     def cancel(self, number: int) -> None:
         """Raise TaskRevokedError in the thread that runs the job, at its next bytecode."""
@@ -145,10 +144,12 @@ class ThreadRunner:
         with self._outbox_lock:
             self._outbox.append(outcome)
             self._busy += now - started
-            if not self._queue or len(self._outbox) >= BATCH_OUTCOMES or now - self._flushed > BATCH_SECONDS:
-                message = ("done", self._busy, self._outbox)
-                self._outbox, self._busy, self._flushed = [], 0.0, now
-                self._report(message)
+            if self._queue and len(self._outbox) < BATCH_OUTCOMES and now - self._flushed <= BATCH_SECONDS:
+                return
+            message = ("done", self._busy, self._outbox)
+            self._outbox, self._busy, self._flushed = [], 0.0, now
+        # Outside of the lock: the receiver may hold one of its own and call back.
+        self._report(message)
 
 
 class _SoftLimits:

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import tempfile
+import threading
 from typing import Any
 
 __all__ = ["Channel", "RunBoard"]
@@ -25,7 +26,9 @@ class Channel:
     def __init__(self, sock: socket.socket, blocking: bool) -> None:
         self.sock = sock
         self.unsent = bytearray()
+        self._sending = threading.Lock()
         self._received = bytearray()
+        self._blocking = blocking
         sock.setblocking(blocking)
 
     def fileno(self) -> int:
@@ -36,26 +39,27 @@ class Channel:
         """Send one message, or keep what the socket does not take now."""
         body = marshal.dumps(message)
         frame = _LENGTH.pack(len(body)) + body
-        if self.unsent:
+        with self._sending:
+            if self._blocking:
+                self.sock.sendall(frame)
+                return
             self.unsent += frame
-            return
-        if self.sock.getblocking():
-            self.sock.sendall(frame)
-            return
-        try:
-            sent = self.sock.send(frame)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(frame):
-            self.unsent += frame[sent:]
+            self._send_unsent()
 
     def flush(self) -> None:
         """Send what was kept, as far as the socket takes it."""
+        with self._sending:
+            self._send_unsent()
+
+    def _send_unsent(self) -> None:
         try:
             while self.unsent:
                 del self.unsent[: self.sock.send(self.unsent)]
         except BlockingIOError:
             pass
+        except OSError:
+            # The other end is gone; whoever reads from it will see that too.
+            self.unsent.clear()
 
     def receive(self) -> list[tuple[Any, ...]] | None:
         """Read what is there and return the whole messages; None at the end of the stream."""

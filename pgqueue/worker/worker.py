@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
@@ -58,7 +59,6 @@ class Worker:
         self.app = app
         self.plan = plan
         conf = app.conf
-        app.finalize()
         self._queries = app.queries
         self._numbers = 0
         self._settled = 0
@@ -75,7 +75,7 @@ class Worker:
         self._idle_since = time.monotonic()
         self._partition_days = _days(conf.result_expires, conf.failed_result_expires) + 3
         self._completer = Completer(
-            lambda: self._connect("finish"),
+            self._connect,
             self._queries,
             self._keep_seconds,
             conf.worker_lost_limit,
@@ -83,7 +83,7 @@ class Worker:
             self._after_write,
         )
         self.lease = Lease(
-            connect=lambda: self._connect("lease"),
+            connect=self._connect,
             queries=self._queries,
             register=self._register,
             lease_seconds=conf.worker_lease,
@@ -95,8 +95,8 @@ class Worker:
             on_evicted=self._evicted,
         )
         self._claimer = Claimer(
-            connect=lambda: self._connect("claim"),
-            connect_listen=lambda: self._connect("listen", dsn=conf.listen_dsn),
+            connect=self._connect,
+            connect_listen=lambda: self._connect(listen=True),
             trust_listen=conf.listen_dsn is not None,
             queries=self._queries,
             queues=plan.queues,
@@ -129,7 +129,7 @@ class Worker:
         }
         if plan.in_process:
             self._kind_of = {n: "threads" if k == "processes" else k for n, k in self._kind_of.items()}
-        self._maintenance = Maintenance(lambda: self._connect("maintenance"), self._queries, self._partition_days)
+        self._maintenance = Maintenance(self._connect, self._queries, self._partition_days)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Worker:
             SchemaError, ConfigurationError: the schema or the server does not fit; the message says what to do.
             psycopg.Error: the database cannot be reached.
         """
-        with self._connect("preflight") as connection:
+        with self._connect() as connection:
             preflight(connection, self._queries)
             run(connection, ensure_partitions(self._queries, self._partition_days))
         self.app.conf.freeze("a worker started")
@@ -202,10 +202,11 @@ class Worker:
 
     # -- what the services ask --------------------------------------------------------------------------------------
 
-    def _connect(self, purpose: str, dsn: str | None = None) -> psycopg.Connection[Any]:
-        worker_id = self.lease.worker_id if hasattr(self, "lease") else None
+    def _connect(self, listen: bool = False) -> psycopg.Connection[Any]:
+        worker_id = self.lease.worker_id
         name = f"{self._queries.schema}/{worker_id}" if worker_id is not None else f"{self._queries.schema} worker"
-        return self.app.new_connection(application_name=name, dsn=dsn)
+        connection: psycopg.Connection[Any] = self.app.new_connection(application_name=name, listen=listen)
+        return connection
 
     def _register(self, connection: psycopg.Connection[Any]) -> int:
         tasks = self.app.tasks
@@ -218,7 +219,7 @@ class Worker:
                 pid=os.getpid(),
                 instance=process_instance(),
                 app=self.app.main or "",
-                version=pgqueue.__version__,
+                version=version("pgqueue"),
                 queues=list(self.plan.queues),
                 tasks=sorted(tasks),
                 at_most_once=sorted(name for name in tasks if self._at_most_once(name)),
@@ -335,12 +336,17 @@ class Worker:
             "app": self.plan.spec,
             "include": list(self.plan.include),
             "path": sys.path,
-            "overrides": self.app.child_settings(),
+            "overrides": {
+                "dsn": self.app.dsn,
+                "schema": self._queries.schema,
+                "task_time_limit": self.plan.time_limit,
+                "task_soft_time_limit": self.plan.soft_time_limit,
+            },
             "name": self.plan.name,
             "application_name": application_name,
             "log": {"level": self.plan.loglevel, "logfile": self.plan.logfile},
         }
-        return ChildHost(kind, slots, settings)
+        return ChildHost(kind, slots, settings, self._wake_reader)
 
     def _add(self, pool: Pool, slots: int) -> None:
         station = pool.add(slots)
@@ -370,6 +376,11 @@ class Worker:
     def _read_hosts(self) -> None:
         """Take the messages of all children, and send them what their sockets did not take at once."""
         while not self._stopped.is_set():
+            for host in list(self._stations):
+                if isinstance(host, ChildHost) and host.channel.fileno() in self._selector.get_map():
+                    wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if host.channel.unsent else 0)
+                    if self._selector.get_key(host.channel).events != wanted:
+                        self._selector.modify(host.channel, wanted, host)
             for key, _ in self._selector.select():
                 host = key.data
                 if host is None:
