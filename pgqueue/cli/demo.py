@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 120.0
 KILL_AFTER = 100
 
 
-class DemoFailed(PgQueueError):
+class DemoFailed(click.ClickException):
     """Something that should hold does not."""
 
 
