@@ -71,8 +71,8 @@ class NewJob(NamedTuple):
 class LookRow(NamedTuple):
     """The first row of a claim: what the claimer learns for its low-water mark, and when the next job is due."""
 
+    look_xid: int
     snapshot_xmin: int
-    snapshot_xmax: int
     last_seq: int
     due_in: float | None  # seconds
 

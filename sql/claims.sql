@@ -4,6 +4,10 @@ select * from pgqueue.claim_jobs(
     %(worker_id)s, %(token)s, %(queues)s::text[], %(priorities)s::smallint[], %(after)s::bigint[], %(before)s::bigint[],
     %(limit)s, %(excluded)s::text[], %(due_window)s)
 
+-- name: first_places
+-- Up to where the low-water marks may move.
+select pgqueue.first_places(%(queues)s::text[], %(priorities)s::smallint[], %(after)s::bigint[], %(excluded)s::text[])
+
 -- name: finish_jobs
 -- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON escapes.
 select unnest(pgqueue.finish_jobs(
@@ -18,7 +22,7 @@ select unnest(pgqueue.retry_jobs(
 
 -- name: release_jobs
 -- Fenced; given back as if never claimed.
-select unnest(pgqueue.release_jobs(%(ids)s::uuid[], %(tokens)s::bigint[]))
+select unnest(pgqueue.release_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], %(keep)s))
 
 -- name: lose_jobs
 -- Fenced; attempts that ended with the process that ran them.
@@ -39,8 +43,8 @@ join pgqueue.live_jobs j on j.id = u.id and j.claim_token = u.token and j.state 
 select f.id from pgqueue.finished_jobs f where f.id = any (%(ids)s::uuid[])
 
 -- name: fall_asleep
--- On the LISTEN session: become the one whom enqueues wake.
-select sentinel, asleep from pgqueue.fall_asleep(%(queues)s::text[])
+-- On the LISTEN session: become the one whom enqueues wake, for as many of these queues as nobody else is.
+select keys, others, asleep from pgqueue.fall_asleep(%(queues)s::text[])
 
 -- name: wake_up
 -- On the LISTEN session: enqueues need not notify any more.

@@ -44,8 +44,11 @@ from pgqueue.finished_jobs f where f.id = %(id)s and f.delete_after >= %(kept_af
 limit 1
 
 -- name: mark_waited_for
--- Asks the finish of a live job to notify.
-update pgqueue.live_jobs set waited_for = true where id = %(id)s and not waited_for
+-- Asks the finish of a live job to notify. A claim skips the row until this commits: hence the wake-up.
+with marked as (
+    update pgqueue.live_jobs set waited_for = true where id = %(id)s and not waited_for returning state, queue
+)
+select pgqueue.wake_queues(array[queue]) from marked where state = 'available'
 
 -- name: forget_job
 -- Drops a finished job with its result.

@@ -16,6 +16,7 @@ __all__ = [
     "fall_asleep",
     "finish_jobs",
     "finished_attempts",
+    "first_places",
     "held_jobs",
     "lose_jobs",
     "release_jobs",
@@ -126,9 +127,12 @@ def retry_jobs(
     )
 
 
-def release_jobs(queries: Queries, fence: Fence) -> Statement[list[str]]:
-    """Give claimed jobs back as if never claimed; returns the ids whose lease was lost."""
-    return Statement(queries["release_jobs"], _fence(fence), _ids)
+def release_jobs(queries: Queries, fence: Fence, keep_seconds: float | None) -> Statement[list[str]]:
+    """Give claimed jobs back as if never claimed; returns the ids whose lease was lost.
+
+    Jobs that were asked to stop meanwhile are cancelled, and kept for `keep_seconds`.
+    """
+    return Statement(queries["release_jobs"], {**_fence(fence), "keep": _interval(keep_seconds)}, _ids)
 
 
 def lose_jobs(
@@ -164,6 +168,22 @@ def rescue_jobs(
     )
 
 
+def first_places(
+    queries: Queries, lanes: Sequence[tuple[str, int, int]], excluded: Sequence[str]
+) -> Statement[list[int | None]]:
+    """Return the first available place of each lane (queue, priority, after), whoever may be claiming it."""
+    return Statement(
+        queries["first_places"],
+        {
+            "queues": _array(lane[0] for lane in lanes),
+            "priorities": _array(lane[1] for lane in lanes),
+            "after": _array(lane[2] for lane in lanes),
+            "excluded": list(excluded) or None,
+        },
+        lambda rows: list(rows[0][0]),
+    )
+
+
 def held_jobs(queries: Queries, fence: Fence) -> Statement[set[str]]:
     """Return the ids of these attempts that are still running under their token."""
     return Statement(queries["held_jobs"], _fence(fence), lambda rows: {str(row[0]) for row in rows})
@@ -174,9 +194,16 @@ def finished_attempts(queries: Queries, ids: Sequence[str]) -> Statement[set[str
     return Statement(queries["finished_attempts"], {"ids": list(ids)}, lambda rows: {str(row[0]) for row in rows})
 
 
-def fall_asleep(queries: Queries, queues: Sequence[str]) -> Statement[tuple[bool, bool]]:
-    """On the LISTEN session, take the wake locks of queues; returns (sentinel, asleep)."""
-    return Statement(queries["fall_asleep"], {"queues": list(queues)}, lambda rows: (rows[0][0], rows[0][1]))
+def fall_asleep(queries: Queries, queues: Sequence[str]) -> Statement[tuple[frozenset[int], frozenset[int], bool]]:
+    """On the LISTEN session, take the wake locks of queues.
+
+    Returns the keys for which this session answers, those for which another one does, and whether it may sleep.
+    """
+    return Statement(
+        queries["fall_asleep"],
+        {"queues": list(queues)},
+        lambda rows: (frozenset(rows[0][0]), frozenset(rows[0][1]), rows[0][2]),
+    )
 
 
 def wake_up(queries: Queries, queues: Sequence[str], hand_over: bool) -> Statement[None]:

@@ -20,7 +20,7 @@ from psycopg.types.string import TextLoader
 
 from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
-from pgqueue.store.claims import claim_jobs, fall_asleep, wake_up
+from pgqueue.store.claims import claim_jobs, fall_asleep, first_places, wake_up
 from pgqueue.store.statement import Queries, run
 from pgqueue.worker.lanes import Lanes
 
@@ -90,7 +90,8 @@ class Claimer:
         self._connection: psycopg.Connection[Any] | None = None
         self._listener: psycopg.Connection[Any] | None = None
         self._asleep = False  # the wake locks are ours: whoever enqueues notifies
-        self._sentinel = False
+        self._keys: frozenset[int] = frozenset()  # of the queues for which this worker answers
+        self._others: frozenset[int] = frozenset()  # of those for which another one does
         self._notified = False
         self._wants_room = False
         self._handed_over_at = 0.0
@@ -157,7 +158,7 @@ class Claimer:
 
     def _claim_until_stopped(self) -> None:
         burst = quiet_looks = 0
-        more = False
+        more = stale = False
         while not self._stopping:
             worker_id = self._worker_id()
             limit, full = self._room()
@@ -175,9 +176,10 @@ class Claimer:
             if self._due_in is not None and self._due_in <= 0:
                 continue
             self._on_drained()
-            if self._asleep:
+            if self._asleep and not stale:
                 burst = quiet_looks = 0
                 self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+                stale = bool(self._others)  # who answers for them may be gone by now
             elif self._listener is None:
                 # No notification will come: look often after work, and ever more seldom.
                 self._sleep(min(self._poll_seconds, 0.02 * 2 ** min(quiet_looks, 10)))
@@ -186,10 +188,10 @@ class Claimer:
                 self._sleep(AFTER_BURST_SECONDS[quiet_looks])
                 quiet_looks += 1
             else:
-                self._fall_asleep(self._listener)
-                if self._asleep:
+                stale = False
+                if self._fall_asleep(self._listener):
                     continue  # one more look: what was committed before the locks were ours
-                if self._sentinel:
+                if self._keys:
                     # An enqueue is under way and will not notify: look again soon.
                     self._sleep(min(0.05, 0.001 * 2 ** min(quiet_looks, 6)))
                     quiet_looks += 1
@@ -199,7 +201,7 @@ class Claimer:
 
     def _wait_for_room(self, more: bool) -> None:
         now = time.monotonic()
-        if self._sentinel or (more and now - self._handed_over_at > HAND_OVER_SECONDS):
+        if self._keys or (more and now - self._handed_over_at > HAND_OVER_SECONDS):
             self._handed_over_at = now
             self._rise(hand_over=True)
         self._wants_room = True
@@ -210,9 +212,9 @@ class Claimer:
         self._wants_room = False
 
     def _look(self, worker_id: int, limit: int, full: list[str]) -> int:
-        ranges, kind = self._lanes.plan()
-        token = secrets.randbits(62)
         excluded = [*self.unknown, *full]
+        ranges, kind = self._lanes.plan(excluded)
+        token = secrets.randbits(62)
         started = time.monotonic()
         window = None
         if kind != "full" and self._looked_at is not None:
@@ -226,25 +228,29 @@ class Claimer:
             if error.sqlstate == "PGQ01":
                 raise LeaseLost(str(error)) from error
             raise
-        self._looked_at = started
         self._due_in = look.due_in
+        if look.due_in is None or look.due_in > 0:
+            self._looked_at = started  # and found all that was due
         if jobs:
             jobs.sort(key=_place)
             self._take(token, jobs)
-        if not full:
-            # A look that left out full pools says nothing about what lies behind.
-            self._lanes.learn(kind, look, jobs, len(jobs) < limit, time.monotonic() - started)
+        self._lanes.learn(kind, look, jobs, len(jobs) < limit, time.monotonic() - started)
+        if lanes := self._lanes.behind():
+            self._lanes.move(lanes, run(connection, first_places(self._queries, lanes, list(self.unknown))))
         return len(jobs)
 
     # -- sleeping and waking --------------------------------------------------------------------------------------
 
-    def _fall_asleep(self, listener: psycopg.Connection[Any]) -> None:
-        self._sentinel, self._asleep = run(listener, fall_asleep(self._queries, self._queues))
+    def _fall_asleep(self, listener: psycopg.Connection[Any]) -> bool:
+        self._keys, self._others, free = run(listener, fall_asleep(self._queries, self._queues))
+        self._asleep = free and bool(self._keys)
+        return self._asleep
 
     def _rise(self, hand_over: bool) -> None:
         if self._listener is not None:
             run(self._listener, wake_up(self._queries, self._queues, hand_over))
-        self._asleep = self._sentinel = False
+        self._asleep = False
+        self._keys = self._others = frozenset()
 
     def _sleep(self, seconds: float) -> None:
         """Sleep until something may have become available, or until the next job is due."""
@@ -277,7 +283,9 @@ class Claimer:
             self._on_message(payload)
         elif kind == "t":
             self._token_sent = None if payload == self._token_sent else self._token_sent
-        elif kind == ("w" if self._sentinel else "h"):
+        elif (kind == "w" and payload[1:] in map(str, self._keys)) or (
+            kind == "h" and payload[1:] in map(str, self._others)
+        ):
             # Of several idle workers one answers for a queue; the others wait until it hands over.
             self._notified = True
 
@@ -322,7 +330,8 @@ class Claimer:
         logger.warning("no notifications (%s): polling, each %g s when idle", reason, self._poll_seconds)
 
     def _close(self) -> None:
-        self._asleep = self._sentinel = False
+        self._asleep = False
+        self._keys = self._others = frozenset()
         for connection in (self._connection, self._listener):
             if connection is not None:
                 connection.close()

@@ -1,32 +1,40 @@
 """Where the next claim starts to look: the low-water mark of each lane. Pure; docs/discussions/claiming.md tells why.
 
 A claim must not walk over the dead index entries of what was claimed before it (a held snapshot keeps them all), and
-yet must find a job whose place was drawn early and committed late. So each look reports the snapshot bounds and the
-last place drawn before the snapshot. Whoever drew a place up to `last_seq` had its transaction id below
-`snapshot_xmax`; once `snapshot_xmin` of a later look has passed that, all of them have ended, and a look that begins
-at the mark and leaves nothing behind moves the mark up.
+yet must find a job whose place was drawn early and committed late, or whose row somebody had locked in passing.
+
+Each look reports the last place drawn and, drawn after it, its own transaction id: whoever had drawn a place by then
+has a lower id. Once the oldest open transaction of a later look has passed that id, all of them have ended, and nothing
+can appear up to that place any more. What is there already is asked for: the mark moves up to the first job that is
+still available, at most to that place. It depends on nothing that claims took, skipped, left out or cut off.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 from pgqueue.job import ClaimedJob, LookRow
 
-__all__ = ["Lanes"]
+__all__ = ["Kind", "Lanes"]
 
 FRONT = -(2**63)
 END = 2**63 - 1
 
 # Places below the furthest one seen that every look covers: late commits of ordinary transactions lie here.
 LAG = 2_000
+# A mark is asked to move when it might move this far.
+STRIDE = 1_000
 # Share of time spent on looks from the mark, while a long transaction holds it far behind.
 LOOK_BEHIND_DUTY = 0.05
 FULL_LOOK_SECONDS = 60.0
 FULL_LOOK_DUTY = 0.01
-USUAL_SECONDS_PER_JOB = 40e-6
+# What a look costs by itself, counted in jobs.
+LOOK_IN_JOBS = 20
 
 Lane = tuple[str, int]
+# From the beginning; from the mark; from LAG below the furthest place seen.
+Kind = Literal["full", "mark", "head"]
 
 
 class Lanes:
@@ -40,83 +48,130 @@ class Lanes:
     def __init__(self, queues: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._queues = list(queues)
         self._clock = clock
-        self._turn = 0
+        self._turns: dict[Kind, int] = {"full": 0, "mark": 0, "head": 0}
+        self._usual = 20e-6  # seconds per job of a look that walks over little
+        self._order: list[Lane] = []  # of the current look
         self.forget()
 
     def forget(self) -> None:
         """Start again from the beginning: after a reconnect, nothing that was seen is certain."""
-        self._low: dict[Lane, int] = {}  # nothing can appear at or below it
-        self._head: dict[Lane, int] = {}  # the furthest place claimed or looked past
-        self._horizons: deque[tuple[int, int]] = deque()  # (snapshot_xmax, last_seq), waiting to become safe
-        self._safe_seq = 0  # below it no place can still appear, once looked at
-        self._full_look_at = self._clock()
-        self._look_behind_at = 0.0
-        self._from_mark: set[Lane] = set()  # lanes whose current look begins at the mark
+        lanes = [(queue, priority) for queue in self._queues for priority in range(10)]
+        self._mark = dict.fromkeys(lanes, 0)  # nothing can appear at or below it
+        self._head = dict.fromkeys(lanes, 0)  # the furthest place claimed or looked past
+        self._asked = dict.fromkeys(lanes, 0)  # how far the mark might have moved when it was last asked to
+        self._horizons: deque[tuple[int, int]] = deque()  # (transaction id, place): see safe
+        self._safe = 0  # whoever drew a place up to here has ended
+        self._last = 0
+        self._excluded: frozenset[str] = frozenset()
+        self._full_look_at = self._mark_look_at = self._clock()
 
-    def plan(self) -> tuple[list[tuple[str, int, int, int]], str]:
+    def plan(self, excluded: Iterable[str] = ()) -> tuple[list[tuple[str, int, int, int]], Kind]:
         """Return the ranges (queue, priority, after, before) of the next look, and its kind.
 
         Lanes come by priority, queues take turns. What was given back lies at negative places and comes first.
+
+        Args:
+            excluded: tasks whose jobs the look leaves where they are.
         """
         now = self._clock()
+        left_out = frozenset(excluded)
+        if not self._excluded <= left_out:
+            self._mark_look_at = now  # jobs that were left out lie behind
+        self._excluded = left_out
+        kind: Kind = "head"
         if now >= self._full_look_at:
             kind = "full"
-        elif now >= self._look_behind_at:
+        elif now >= self._mark_look_at or not self._far():
             kind = "mark"
-        else:
-            kind = "head"
-        self._turn = (self._turn + 1) % max(1, len(self._queues))
-        queues = self._queues[self._turn :] + self._queues[: self._turn]
+        # Turns of each kind: else one queue might be the first of all looks from the mark.
+        turn = self._turns[kind] = (self._turns[kind] + 1) % max(1, len(self._queues))
+        queues = self._queues[turn:] + self._queues[:turn]
+        self._order = [(queue, priority) for priority in range(9, -1, -1) for queue in queues]
         ranges = []
-        self._from_mark = set()
-        for priority in range(9, -1, -1):
-            for queue in queues:
-                lane = (queue, priority)
-                ranges.append((queue, priority, FRONT, 0))
-                after = low = 0 if kind == "full" else self._low.get(lane, 0)
-                if kind == "head":
-                    after = max(low, self._head.get(lane, 0) - LAG)
-                if after == low:
-                    self._from_mark.add(lane)
-                ranges.append((queue, priority, after, END))
+        for lane in self._order:
+            after = 0
+            if kind != "full":
+                after = self._mark[lane]
+            if kind == "head":
+                after = max(after, self._head[lane] - LAG)
+            ranges.append((*lane, FRONT, 0))
+            ranges.append((*lane, after, END))
         return ranges, kind
 
-    def learn(self, kind: str, look: LookRow, jobs: Iterable[ClaimedJob], exhausted: bool, seconds: float) -> None:
-        """Move the marks after a look.
+    def learn(self, kind: Kind, look: LookRow, jobs: Iterable[ClaimedJob], exhausted: bool, seconds: float) -> None:
+        """Note what a look found.
 
         Args:
             kind: as plan() returned it.
             look: what the look reports of itself.
             jobs: what it claimed.
-            exhausted: whether it claimed less than its limit, so that nothing visible is left in any lane.
+            exhausted: whether it claimed less than its limit, so that it reached the end of each lane.
             seconds: how long it took.
         """
-        now = self._clock()
+        if look.last_seq < self._last:
+            self.forget()  # somebody set the sequence back
+            return
+        self._last = look.last_seq
+        self._learn_horizon(look)
+        claimed = self._learn_places(kind, look.last_seq, jobs, exhausted)
+        self._learn_cost(kind, claimed, seconds)
+
+    def behind(self) -> list[tuple[str, int, int]]:
+        """Return the lanes (queue, priority, mark) whose marks might move far enough to be worth the question."""
+        found = []
+        for lane, mark in self._mark.items():
+            upto = min(self._safe, self._head[lane])
+            if upto - max(mark, self._asked[lane]) >= STRIDE:
+                self._asked[lane] = upto
+                found.append((*lane, mark))
+        return found
+
+    def move(self, lanes: Iterable[tuple[str, int, int]], first_places: list[int | None]) -> None:
+        """Move marks up.
+
+        Args:
+            lanes: as behind() returned them.
+            first_places: of each, the first place above its mark that was still available after behind() was called.
+        """
+        for (queue, priority, _), first in zip(lanes, first_places, strict=True):
+            self._mark[queue, priority] = self._safe if first is None else min(self._safe, first - 1)
+
+    def _far(self) -> bool:
+        return any(self._head[lane] - mark > 2 * LAG for lane, mark in self._mark.items())
+
+    def _learn_horizon(self, look: LookRow) -> None:
         horizons = self._horizons
-        safe = self._safe_seq
         while horizons and horizons[0][0] <= look.snapshot_xmin:
-            safe = horizons.popleft()[1]
-        last: dict[Lane, int] = {}
+            self._safe = horizons.popleft()[1]
+        if look.last_seq > (horizons[-1][1] if horizons else self._safe):
+            horizons.append((look.look_xid, look.last_seq))
+
+    def _learn_places(self, kind: Kind, last_seq: int, jobs: Iterable[ClaimedJob], exhausted: bool) -> int:
         claimed = 0
+        last: dict[Lane, int] = {}
         for job in jobs:
             claimed += 1
             lane = (job.queue, job.priority)
-            if job.seq > last.get(lane, 0):
-                last[lane] = job.seq
-        for queue in self._queues:
-            for priority in range(10):
-                lane = (queue, priority)
-                # Up to here the look left nothing visible behind.
-                seen = look.last_seq if exhausted else last.get(lane, 0)
-                self._head[lane] = max(self._head.get(lane, 0), seen)
-                if lane in self._from_mark:
-                    self._low[lane] = max(self._low.get(lane, 0), min(safe, seen))
-        self._safe_seq = safe
-        if not horizons or look.last_seq > horizons[-1][1]:
-            horizons.append((look.snapshot_xmax, look.last_seq))
+            last[lane] = max(last.get(lane, 0), job.seq)
+            if 0 < job.seq <= self._mark[lane]:
+                self._mark[lane] = job.seq - 1  # put there by hand; there may be more
+        done = exhausted
+        for lane in reversed(self._order):
+            if done:
+                self._head[lane] = max(self._head[lane], last_seq, last.get(lane, 0))
+            elif lane in last:
+                # A look is cut off in the last lane of which it took jobs; it went through the lanes before.
+                done = True
+                if last[lane] > 0:
+                    self._head[lane] = last[lane] if kind != "head" else max(self._head[lane], last[lane])
+        return claimed
+
+    def _learn_cost(self, kind: Kind, claimed: int, seconds: float) -> None:
+        now = self._clock()
+        size = claimed + LOOK_IN_JOBS
         if kind == "full":
             self._full_look_at = now + max(FULL_LOOK_SECONDS, seconds / FULL_LOOK_DUTY)
-        if kind != "head":
-            # Cheap looks from the mark may follow at once; dear ones are spaced out.
-            walked = seconds - claimed * USUAL_SECONDS_PER_JOB
-            self._look_behind_at = now + (walked / LOOK_BEHIND_DUTY if walked > 0.005 else 0.0)
+        if kind == "head" or not self._far():
+            self._usual += 0.1 * (min(seconds / size, 4 * self._usual) - self._usual)
+        else:
+            self._mark_look_at = now + max(0.0, seconds - self._usual * size) / LOOK_BEHIND_DUTY
