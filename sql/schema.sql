@@ -228,6 +228,7 @@ declare
     v_due timestamptz;
     -- Under a held snapshot the entries of all jobs that were ever due stay: look no further back than needed.
     v_due_after timestamptz := coalesce(v_now - make_interval(secs => p_due_window), '-infinity');
+    v_staged integer;
     v_last bigint;
 begin
     perform set_config('synchronous_commit', 'off', true);
@@ -242,9 +243,12 @@ begin
     select s.run_at into v_due from pgqueue.live_jobs s
     where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
     if v_due <= v_now then
-        perform pgqueue.stage_jobs(v_due_after, 1000);
+        v_staged := pgqueue.stage_jobs(v_due_after, 1000);
         select s.run_at into v_due from pgqueue.live_jobs s
         where s.state = 'scheduled' and s.run_at > v_due_after order by s.run_at limit 1;
+        if v_due <= v_now and v_staged < 1000 then
+            v_due := clock_timestamp() + interval '50 milliseconds';  -- somebody holds its row: no use to look at once
+        end if;
     end if;
 
     return query select pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, v_last,
