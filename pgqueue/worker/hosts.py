@@ -120,7 +120,6 @@ class ChildHost:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self.process.wait()
-        self.channel.close()
         return code
 
     def _signal(self, number: int) -> None:

@@ -86,6 +86,11 @@ class Channel:
             del buffer[:start]
         return messages
 
+    @property
+    def closed(self) -> bool:
+        """Whether this end was closed."""
+        return self.sock.fileno() < 0
+
     def close(self) -> None:
         """Close this end."""
         self.sock.close()

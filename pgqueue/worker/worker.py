@@ -350,10 +350,10 @@ class Worker:
 
     def _add(self, pool: Pool, slots: int) -> None:
         station = pool.add(slots)
-        self._stations[station.host] = (pool, station)
         if isinstance(station.host, ChildHost):
             self._selector.register(station.host.channel, selectors.EVENT_READ, station.host)
-            self._wake_reader()
+        self._stations[station.host] = (pool, station)
+        self._wake_reader()
 
     def _wake_reader(self) -> None:
         self._wake_out.send(b".")
@@ -376,28 +376,37 @@ class Worker:
     def _read_hosts(self) -> None:
         """Take the messages of all children, and send them what their sockets did not take at once."""
         while not self._stopped.is_set():
-            for host in list(self._stations):
-                if isinstance(host, ChildHost) and host.channel.fileno() in self._selector.get_map():
-                    wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if host.channel.unsent else 0)
-                    if self._selector.get_key(host.channel).events != wanted:
-                        self._selector.modify(host.channel, wanted, host)
-            for key, _ in self._selector.select():
-                host = key.data
-                if host is None:
-                    self._wake_in.recv(64)
-                    continue
-                found = self._stations.get(host)
-                if found is None:
-                    continue
+            try:
+                self._read_hosts_once()
+            except Exception:
+                logger.exception("reading from children failed; it goes on")
+
+    def _read_hosts_once(self) -> None:
+        for host in list(self._stations):
+            if isinstance(host, ChildHost) and host.channel.unsent and not host.channel.closed:
+                self._selector.modify(host.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, host)
+        for key, _ in self._selector.select():
+            host = key.data
+            if host is None:
+                self._wake_in.recv(64)
+                continue
+            found = self._stations.get(host)
+            if found is None:
+                continue
+            if host.channel.unsent:
                 host.channel.flush()
-                messages = host.channel.receive()
-                if messages is None:
-                    self._selector.unregister(host.channel)
-                    self._dead.append(found)
-                    self._attention.set()
-                    continue
-                for message in messages:
-                    self._handle(*found, message)
+                if not host.channel.unsent:
+                    self._selector.modify(host.channel, selectors.EVENT_READ, host)
+            messages = host.channel.receive()
+            if messages is None:
+                # This thread alone closes channels, so that no other finds one closed under its hands.
+                self._selector.unregister(host.channel)
+                host.channel.close()
+                self._dead.append(found)
+                self._attention.set()
+                continue
+            for message in messages:
+                self._handle(*found, message)
 
     def _supervise(self) -> None:
         """Replace dead hosts, enforce limits, scale; then, when asked, stop."""
