@@ -18,6 +18,7 @@ __all__ = ["AppLike", "autodiscover", "find_app", "find_object", "import_tasks"]
 
 
 _STDLIB = str(Path(traceback.__file__).parent)
+_PACKAGE = str(Path(__file__).parent)
 
 
 class AppLike(Protocol):
@@ -218,7 +219,9 @@ def _explain(name: str, error: BaseException) -> str:
         if frame.filename != __file__ and not frame.filename.startswith("<frozen") and "importlib" not in frame.filename
     ]
     own = [
-        frame for frame in frames if not frame.filename.startswith(_STDLIB) and "site-packages" not in frame.filename
+        frame
+        for frame in frames
+        if not frame.filename.startswith((_STDLIB, _PACKAGE)) and "site-packages" not in frame.filename
     ]
     where = (own or frames)[-1:]
     return f"{_short(where[0].filename)}:{where[0].lineno}: {what}" if where else f"import {name}: {what}"

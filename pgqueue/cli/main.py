@@ -31,7 +31,7 @@ COMMANDS = {
     "sql": ("pgqueue.cli.sql:sql", "Run a query."),
     "health": ("pgqueue.cli.status:health", "Tell by the exit code whether all is well."),
     "db": ("pgqueue.cli.db:db", "Start, stop and find the embedded server of development."),
-    "demo": ("pgqueue.cli.demo:demo", "Run two real programs on a server of their own and show what happens."),
+    "demo": ("pgqueue.cli.demo:demo", "Run two real programs on an embedded server and show what happens."),
 }
 
 
@@ -112,8 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # a terminal without Unicode shows escapes, and no error
             reconfigure(errors="backslashreplace")
+    given = [_as_text(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        code = cli.main(args=None if arguments is None else list(arguments), prog_name="pgqueue", standalone_mode=False)
+        if "_PGQUEUE_COMPLETE" in os.environ:
+            cli.main(args=given, prog_name="pgqueue")
+        # Not by cli.main: it turns a broken pipe into exit code 1, which means something else here.
+        with cli.make_context("pgqueue", given) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
     except BrokenPipeError:
         _close_quietly()
@@ -125,6 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _close_quietly()
             sys.exit(141)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _as_text(argument: str) -> str:
+    """Without a locale Python keeps what is not ASCII as surrogates; terminals send UTF-8."""
+    if argument.isascii():
+        return argument
+    return os.fsencode(argument).decode("utf-8", "backslashreplace")
 
 
 def _close_quietly() -> None:

@@ -9,8 +9,8 @@ import click
 
 if TYPE_CHECKING:
     import psycopg
-    from pgqueue.app import PgQueue
 
+    from pgqueue.app import PgQueue
     from pgqueue.store.statement import Queries
 
 __all__ = ["Session", "pass_session"]
@@ -68,7 +68,6 @@ class Session:
 
     def _find(self) -> "PgQueue":
         from pgqueue.app import PgQueue  # noqa: PLC0415 - takes longer than --help may
-
         from pgqueue.discovery import find_app  # noqa: PLC0415 - as above
 
         if self.app_name is None:

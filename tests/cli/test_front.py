@@ -272,7 +272,7 @@ def test_printable(text: str, shown: str) -> None:
 
 def test_tables_escape_and_align(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("name", "n"), [("\x1b[2J", 5), (None, 1000)], right=("n",))
-    assert capsys.readouterr().out == "name            n\n\\u001b[2J     5\n             1000\n"
+    assert capsys.readouterr().out == "name          n\n\\u001b[2J     5\n           1000\n"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1w", 604800)])
