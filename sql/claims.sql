@@ -61,7 +61,9 @@ select pg_current_xact_id()::text, pgqueue.finish_jobs(
     %(errors)s::text[], %(tracebacks)s::text[], %(keep)s)
 
 -- name: reset_session
-discard all
+-- DISCARD ALL, but for prepared statements and plans, which the next task uses again.
+close all; set session authorization default; reset all; unlisten *; select pg_advisory_unlock_all();
+discard sequences; discard temp
 
 -- name: listen
 listen pgqueue

@@ -4,22 +4,23 @@ The task runs inside a transaction on a connection of this process; the same tra
 finish. Should the attempt no longer be this worker's, the finish matches no row, and all is rolled back.
 """
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NoReturn
 
 import psycopg
-from pgqueue.app import PgQueue
-from pgqueue.task import Task
 from psycopg.pq import TransactionStatus
 
+from pgqueue.app import PgQueue
 from pgqueue.codec import encode_result
 from pgqueue.enrolment import aexecute_on, execute_on
 from pgqueue.errors import LeaseLost, PgQueueError
 from pgqueue.request import Request, transaction_connection
 from pgqueue.store.claims import finish_jobs
 from pgqueue.store.statement import Statement
+from pgqueue.task import Task
 from pgqueue.worker.django import django_atomic, django_connection
 
 __all__ = ["Transactions"]
@@ -63,6 +64,8 @@ class Transactions:
         self._application_name = application_name
         self._local = threading.local()
         self._idle: list[_AsyncTaskConnection] = []
+        # Coroutines are many, connections are few: the others wait here, before their transaction begins.
+        self._free = asyncio.Semaphore(app.conf.pool_max_size)
 
     def run(
         self, job_id: str, token: int, task: Task[..., Any], request: Request, args: list[Any], kwargs: dict[str, Any]
@@ -164,17 +167,22 @@ class Transactions:
         try:
             if not connection.closed:
                 end(connection)
-                _forget_session_state(connection, self._app)
         except psycopg.Error:
             connection.close()
             raise
+        _forget_session_state(connection, self._app)
 
     @contextlib.asynccontextmanager
     async def _ascope(self, task: Task[..., Any]) -> AsyncIterator[Any]:
         if callable(task.transactional):
-            async with task.transactional() as session, session.begin():
+            async with self._free, task.transactional() as session, session.begin():
                 yield session
             return
+        async with self._free, self._aconnection() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def _aconnection(self) -> AsyncIterator[_AsyncTaskConnection]:
         connection = self._idle.pop() if self._idle else None
         if connection is None or connection.closed:
             connection = await self._app.new_async_connection(
@@ -189,10 +197,21 @@ class Transactions:
         else:
             await psycopg.AsyncConnection.commit(connection)
         finally:
-            if not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE:
+            if await self._areset(connection):
                 self._idle.append(connection)
             else:
                 await connection.close()
+
+    async def _areset(self, connection: _AsyncTaskConnection) -> bool:
+        if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+            return False
+        try:
+            await connection.set_autocommit(True)
+            await connection.execute(self._app.queries["reset_session"], prepare=False)
+            await connection.set_autocommit(False)
+        except psycopg.Error:
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -204,8 +223,12 @@ def _made(factory: Callable[[], Any]) -> Iterator[Any]:
 
 def _forget_session_state(connection: psycopg.Connection[Any], app: PgQueue) -> None:
     """Undo what a task may have left on the session: role, search_path, temporary tables, locks."""
-    connection.autocommit = True
+    if connection.closed:
+        return
     try:
-        connection.execute(app.queries["reset_session"])
-    finally:
+        connection.autocommit = True
+        # Several statements in one: never prepared.
+        connection.execute(app.queries["reset_session"], prepare=False)
         connection.autocommit = False
+    except psycopg.Error:  # the task's end is committed or rolled back already, and stays as it is
+        connection.close()
