@@ -7,7 +7,8 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 
-from pgqueue.client import Client, Prepared
+from pgqueue.client import Client, ancestry
+from pgqueue.codec import encode_call
 from pgqueue.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import (
     DatabaseUnavailable,
@@ -17,19 +18,24 @@ from pgqueue.errors import (
     UnknownCommit,
     ValidationError,
 )
-from pgqueue.job import NewJob
-from pgqueue.results import AsyncResult, Results
+from pgqueue.job import new_job_ids
+from pgqueue.results import AsyncResult
 from pgqueue.signature import Signature
 from pgqueue.store.claims import finished_attempts
 from pgqueue.store.database import Database, translate
-from pgqueue.store.jobs import insert_jobs, take_back_jobs, taken_ids
+from pgqueue.store.jobs import Row, insert_rows, take_back_jobs, taken_ids
 from pgqueue.store.statement import Queries, Statement, arun, run
+from pgqueue.task import Task
 
 __all__ = ["MAX_BYTES", "MAX_JOBS", "aenqueue_many", "enqueue_many"]
 
 MAX_JOBS = 1_000_000
 MAX_BYTES = 512 * 1024 * 1024
 
+_TOO_MUCH = (
+    f"more than {MAX_JOBS:,} jobs, or {MAX_BYTES >> 20} MiB of arguments, up to here in one call;"
+    " enqueue fewer at a time, inside one transaction if they belong together"
+)
 C = TypeVar("C")
 
 
@@ -37,62 +43,73 @@ class _Batch:
     """The jobs of one call, checked and encoded."""
 
     def __init__(self, client: Client, signatures: Iterable[Signature[Any]]) -> None:
-        self.jobs: list[NewJob] = []
-        self.task_ids: list[str] = []
-        self.own_ids: list[str] = []
-        size = 0
-        for index, one in enumerate(signatures):
-            try:
-                prepared = _prepared(client, one)
-            except PgQueueError as error:
-                raise _at(index, error) from error
-            job = prepared.job
-            self.jobs.append(job)
-            self.task_ids.append(prepared.task_id)
-            if job[14]:
-                self.own_ids.append(job.id)
-            size += len(job[4] or "") + len(job[5] or "") + len(job[6] or "")
-            if size > MAX_BYTES:
-                raise LimitExceeded(
-                    f"signature {index}: the arguments up to here take more than {MAX_BYTES >> 20} MiB;"
-                    " enqueue fewer at a time, inside one transaction if they belong together"
-                )
-            if index >= MAX_JOBS:
-                raise LimitExceeded(
-                    f"signature {index}: more than {MAX_JOBS:,} jobs in one call;"
-                    " enqueue fewer at a time, inside one transaction if they belong together"
-                )
-        if len(set(self.own_ids)) < len(self.own_ids):
-            seen: set[str] = set()
-            index = next(i for i, job in enumerate(self.jobs) if job.id in seen or seen.add(job.id))  # type: ignore[func-returns-value] # set.add gives None
-            raise DuplicateJob(
-                f"signature {index}: its task_id {self.task_ids[index]!r} is used twice", self.task_ids[index]
-            )
+        self._client = client
+        self.rows: list[Row] = []
+        self.given: dict[int, tuple[str, str]] = {}  # place -> (task_id, job id) that the caller chose
+        size = index = 0
+        task: Task[..., Any] | None = None
+        name = ""
+        try:
+            for index, one in enumerate(signatures):
+                if type(one) is not Signature:
+                    raise ValidationError(f"expected a signature such as task.s(1), got {type(one).__name__}")
+                if one.task != name:
+                    name, task = one.task, client.simple_task(one.task)
+                if task is None or one.options:
+                    row = self._with_options(index, one)
+                else:
+                    task.fits(one.args, one.kwargs)
+                    plan = task.plan
+                    args, kwargs = encode_call(one.args, one.kwargs)
+                    row = (name, plan.queue, plan.priority, args, kwargs, None, None, None, None, plan.expires_in, None)
+                self.rows.append(row)
+                size += len(row[3] or "") + len(row[4] or "") + len(row[5] or "")
+                if size > MAX_BYTES or index >= MAX_JOBS:
+                    raise LimitExceeded(_TOO_MUCH)
+        except PgQueueError as error:
+            raise _at(index, error) from error
+        self.ids = new_job_ids(len(self.rows))
+        for place, (_, job_id) in self.given.items():
+            self.ids[place] = job_id
+        self.own_ids = [job_id for _, job_id in self.given.values()]
+        self._refuse_twins()
 
-    def results(self, source: Results, participant: Participant | None) -> list[AsyncResult[Any]]:
-        of_enqueued = AsyncResult.of_enqueued
-        return [
-            of_enqueued(task_id, job[0], source, participant)
-            for task_id, job in zip(self.task_ids, self.jobs, strict=True)
-        ]
-
-    def taken(self, ids: list[str]) -> DuplicateJob:
-        index = next(i for i, job in enumerate(self.jobs) if job.id == ids[0])
-        return DuplicateJob(
-            f"signature {index}: a job {self.task_ids[index]!r} is kept already; nothing was enqueued",
-            self.task_ids[index],
-        )
-
-
-def _prepared(client: Client, one: Any) -> Prepared:
-    if not isinstance(one, Signature):
-        raise ValidationError(f"expected a signature such as task.s(1), got {type(one).__name__}")
-    if one.options:
+    def _with_options(self, index: int, one: Signature[Any]) -> Row:
         for name in ("connection", "on_duplicate"):
             if one.options.get(name) is not None:
                 raise ValidationError(f"{name}: all jobs of one call share it; leave it out of the signature")
-        return client.prepare(one.task, one.args, one.kwargs, one.options)
-    return client.prepare_simple(one.task, one.args, one.kwargs)
+        prepared = self._client.prepare(one.task, one.args, one.kwargs, one.options)
+        if prepared.job.own_id:
+            self.given[index] = (prepared.task_id, prepared.job.id)
+        return prepared.job[1:12]
+
+    def _refuse_twins(self) -> None:
+        seen: set[str] = set()
+        for place, (task_id, job_id) in self.given.items():
+            if job_id in seen:
+                raise DuplicateJob(f"signature {place}: its task_id {task_id!r} is used twice", task_id)
+            seen.add(job_id)
+
+    def results(self, participant: Participant | None) -> list[AsyncResult[Any]]:
+        source, of_enqueued = self._client.results, AsyncResult.of_enqueued
+        found: list[AsyncResult[Any]] = [of_enqueued(job_id, job_id, source, participant) for job_id in self.ids]
+        for place, (task_id, job_id) in self.given.items():
+            found[place] = of_enqueued(task_id, job_id, source, participant)
+        return found
+
+    def taken(self, ids: Iterable[str]) -> DuplicateJob:
+        """The error for ids that are taken."""
+        found = set(ids)
+        for place, (task_id, job_id) in self.given.items():
+            if job_id in found:
+                return DuplicateJob(
+                    f"signature {place}: a job {task_id!r} is kept already; nothing was enqueued", task_id
+                )
+        return DuplicateJob("these jobs are kept already")
+
+    def insert(self, queries: Queries) -> Statement[int]:
+        """The statement that inserts all of them."""
+        return insert_rows(queries, self.ids, self.rows, *ancestry())
 
 
 def _at(index: int, error: PgQueueError) -> PgQueueError:
@@ -112,12 +129,12 @@ def _steps(queries: Queries, batch: _Batch, checked: list[str]) -> Steps:
         taken = yield taken_ids(queries, checked)
         if taken:
             raise batch.taken(taken)
-    yield insert_jobs(queries, batch.jobs, batch.jobs[0].root_id, batch.jobs[0].parent_id)
+    yield batch.insert(queries)
     if checked:
         finished = yield finished_attempts(queries, checked)
         if finished:
-            yield take_back_jobs(queries, [job.id for job in batch.jobs])
-            raise batch.taken(list(finished))
+            yield take_back_jobs(queries, batch.ids)
+            raise batch.taken(finished)
 
 
 def _walk(steps: Steps, execute: Callable[[Statement[Any]], Any]) -> None:
@@ -145,7 +162,7 @@ def enqueue_many(client: Client, signatures: Iterable[Signature[Any]], connectio
     if client.is_eager():
         return [one.apply_async() for one in signatures]
     batch = _Batch(client, signatures)
-    if not batch.jobs:
+    if not batch.rows:
         return []
     participant = client.participant(connection)
     database = client.results.database
@@ -154,7 +171,7 @@ def enqueue_many(client: Client, signatures: Iterable[Signature[Any]], connectio
     else:
         steps = _steps(database.queries, batch, batch.own_ids)
         _walk(steps, lambda statement: enlist(participant, database.queries, statement))
-    return batch.results(client.results, participant)
+    return batch.results(participant)
 
 
 async def aenqueue_many(
@@ -164,7 +181,7 @@ async def aenqueue_many(
     if client.is_eager():
         return [await one.aapply_async() for one in signatures]
     batch = _Batch(client, signatures)
-    if not batch.jobs:
+    if not batch.rows:
         return []
     participant = client.participant(connection)
     database = client.results.database
@@ -173,14 +190,14 @@ async def aenqueue_many(
     else:
         steps = _steps(database.queries, batch, batch.own_ids)
         await _awalk(steps, lambda statement: aenlist(participant, database.queries, statement))
-    return batch.results(client.results, participant)
+    return batch.results(participant)
 
 
 def _deliver(database: Database, batch: _Batch) -> None:
     """Insert in a transaction of its own; after a lost connection once more, which finds what the first try did."""
     first: psycopg.Error | None = None
     while True:
-        checked = batch.own_ids if first is None else [job.id for job in batch.jobs]
+        checked = batch.own_ids if first is None else batch.ids
         connection = _take(database.take, first)
         try:
             with connection.transaction() if checked else nullcontext():
@@ -200,7 +217,7 @@ async def _adeliver(database: Database, batch: _Batch) -> None:
     pool, _ = database.loop_pools()
     first: psycopg.Error | None = None
     while True:
-        checked = batch.own_ids if first is None else [job.id for job in batch.jobs]
+        checked = batch.own_ids if first is None else batch.ids
         try:
             connection = await database.atake()
         except DatabaseUnavailable as error:

@@ -25,7 +25,7 @@ from pgqueue.errors import (
 )
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.options import CallOptions, check_call_options, read_call, task_name
-from pgqueue.request import Request, current_request, progress_sink
+from pgqueue.request import current_request, progress_sink
 from pgqueue.results import AsyncResult, Results
 from pgqueue.routing import Router
 from pgqueue.store.database import Database, translate
@@ -33,7 +33,7 @@ from pgqueue.store.jobs import insert_job, update_progress
 from pgqueue.store.statement import Queries
 from pgqueue.task import Plan, Task
 
-__all__ = ["Client", "Prepared"]
+__all__ = ["Client", "Prepared", "ancestry"]
 
 _CLEARED_BY_NONE = frozenset({"expires", "time_limit", "soft_time_limit"})
 Args = Sequence[Any]
@@ -241,11 +241,10 @@ class Client:
             raise ValidationError(f"on_duplicate: expected 'raise' or 'return', got {duplicate!r}")
         args_text, kwargs_text = encode_call(args, kwargs)
         job_id = call.job_id or new_job_id()
-        request = current_request.get()
-        root_id, parent_id = (None, None) if request is None else _ancestry(request)
-        priority = call.priority
+        root_id, parent_id = ancestry()
+        request, priority = current_request.get(), call.priority
         if priority is None:
-            inherits = parent_id is not None and self._conf.task_inherit_parent_priority
+            inherits = request is not None and self._conf.task_inherit_parent_priority
             priority = request.priority if inherits and request is not None else self._conf.task_default_priority
         job = NewJob(
             job_id,
@@ -266,14 +265,10 @@ class Client:
         )
         return Prepared(job, call.task_id or job_id, duplicate, merged.get("connection"))
 
-    def prepare_simple(self, name: str, args: tuple[Any, ...], kwargs: Kwargs) -> Prepared:
-        """prepare() for a call without options."""
+    def simple_task(self, name: str) -> Task[..., Any] | None:
+        """The task of this name if calls without options need nothing but its plan."""
         task = self._tasks.get(name)
-        if task is None or not task.plan.simple:
-            return self.prepare(name, args, kwargs, {})
-        task.fits(args, kwargs)
-        job_id = new_job_id()
-        return Prepared(_simple_job(job_id, name, task.plan, args, kwargs), job_id, "raise", None)
+        return task if task is not None and task.plan.simple else None
 
     def _plan_of_unknown(self, name: str) -> Plan:
         plan = self._unknown_plans.get(name)
@@ -355,15 +350,15 @@ class Client:
 
 def _simple_job(job_id: str, name: str, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> NewJob:
     args_text, kwargs_text = encode_call(args, kwargs)
-    request = current_request.get()
-    root_id, parent_id = (None, None) if request is None else _ancestry(request)
+    root_id, parent_id = ancestry()
     fields = (job_id, name, plan.queue, plan.priority, args_text, kwargs_text, None, None, None, None, plan.expires_in)
     return tuple.__new__(NewJob, (*fields, None, root_id, parent_id, False))
 
 
-def _ancestry(request: Request) -> tuple[str | None, str | None]:
-    """(root, parent) of what is enqueued inside a running job; an eager run has no row to refer to."""
-    if request.is_eager:
+def ancestry() -> tuple[str | None, str | None]:
+    """(root, parent) of what is enqueued here: inside a running job, and not an eager one, which has no row."""
+    request = current_request.get()
+    if request is None or request.is_eager:
         return None, None
     parent_id = request.id or request.parent_id
     return request.root_id or parent_id, parent_id

@@ -33,7 +33,7 @@ class Sender(Protocol):
     ) -> EagerResult[Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Signature(Generic[R_co]):
     """A call of a task that was not made yet.
 
@@ -45,11 +45,28 @@ class Signature(Generic[R_co]):
     """
 
     task: str
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    options: CallOptions = field(default_factory=CallOptions)
-    immutable: bool = False
-    app: Sender | None = field(default=None, repr=False, compare=False)
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: CallOptions
+    immutable: bool
+    app: Sender | None = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        task: str,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: CallOptions | None = None,
+        immutable: bool = False,
+        app: Sender | None = None,
+    ) -> None:
+        # Straight into the slots: a third of what a frozen dataclass takes, and enqueue_many is given 100,000 of them.
+        _set_task(self, task)
+        _set_args(self, args)
+        _set_kwargs(self, kwargs or {})
+        _set_options(self, options or {})
+        _set_immutable(self, immutable)
+        _set_app(self, app)
 
     @property
     def name(self) -> str:
@@ -170,6 +187,11 @@ class Signature(Generic[R_co]):
         return Signature(
             values["task"], tuple(args), kwargs, cast(CallOptions, options), bool(values.get("immutable")), app
         )
+
+
+_set_task, _set_args, _set_kwargs, _set_options, _set_immutable, _set_app = (
+    vars(Signature)[name].__set__ for name in ("task", "args", "kwargs", "options", "immutable", "app")
+)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pgqueue.job import NewJob
 from pgqueue.store.statement import Queries, Rows, Statement
@@ -17,6 +17,7 @@ __all__ = [
     "get_outcome",
     "insert_job",
     "insert_jobs",
+    "insert_rows",
     "last_error",
     "live_worker_exists",
     "mark_waited_for",
@@ -27,6 +28,19 @@ __all__ = [
 ]
 
 _SEPARATOR = "\x1f"
+Row = tuple[
+    str,
+    str,
+    int,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    float | None,
+    datetime | None,
+    float | None,
+    datetime | None,
+]
 
 
 class JobRow(NamedTuple):
@@ -85,20 +99,28 @@ def insert_job(queries: Queries, job: NewJob) -> Statement[bool]:
 
 
 def insert_jobs(queries: Queries, jobs: Sequence[NewJob], root_id: str | None, parent_id: str | None) -> Statement[int]:
+    """Insert many jobs in one statement; returns how many. Their own root_id and parent_id do not count."""
+    return insert_rows(queries, [job[0] for job in jobs], [job[1:12] for job in jobs], root_id, parent_id)
+
+
+def insert_rows(
+    queries: Queries, ids: Sequence[str], rows: Sequence[Row], root_id: str | None, parent_id: str | None
+) -> Statement[int]:
     """Insert many jobs in one statement; returns how many.
 
     Args:
         queries: of the schema.
-        jobs: with ids that are not taken; what they say of root and parent does not count.
+        ids: of the jobs, none of them taken.
+        rows: the fields `task` to `expires_at` of NewJob, for each.
         root_id, parent_id: of all of them.
     """
-    (ids, tasks, queues, priorities, args, kwargs, headers, options, delays, etas, expires_in, expires_at, _, _, _) = (
-        zip(*jobs, strict=True)
+    tasks, queues, priorities, args, kwargs, headers, options, delays, etas, expires_in, expires_at = zip(
+        *rows, strict=True
     )
     return Statement(
         queries["insert_jobs"],
         {
-            "ids": _array(ids),
+            "ids": f"{{{','.join(ids)}}}",
             "tasks": _SEPARATOR.join(tasks),
             "queues": _SEPARATOR.join(queues),
             "priorities": _array(priorities),
@@ -121,14 +143,17 @@ def _array(values: Iterable[Any]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def _column(values: Sequence[Any], text: Callable[[Any], str]) -> str | None:
-    if not any(value is not None for value in values):
+def _column(values: tuple[Any, ...], text: Callable[[Any], str]) -> str | None:
+    if values.count(None) == len(values):
         return None
     return "{" + ",".join("null" if value is None else f'"{text(value)}"' for value in values) + "}"
 
 
-def _joined(values: Sequence[str | None]) -> str | None:
-    return _SEPARATOR.join(value or "" for value in values) if any(values) else None
+def _joined(values: tuple[str | None, ...]) -> str | None:
+    missing = values.count(None)
+    if missing == len(values):
+        return None
+    return _SEPARATOR.join(value or "" for value in values) if missing else _SEPARATOR.join(cast(Any, values))
 
 
 def taken_ids(queries: Queries, ids: Sequence[str]) -> Statement[list[str]]:
