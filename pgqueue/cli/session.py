@@ -63,7 +63,11 @@ class Session:
         from pgqueue.store.schema import check  # noqa: PLC0415 - loaded by commands that need it only
 
         connection = self.connect()
-        check(connection, self.queries)
+        try:
+            check(connection, self.queries)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _find(self) -> "PgQueue":

@@ -130,7 +130,8 @@ class _Facts(NamedTuple):
 
 
 def _facts(rows: Rows) -> _Facts:
-    return _Facts._make(rows[0])
+    # A database in SQL_ASCII answers in bytes.
+    return _Facts._make(value.decode(errors="replace") if isinstance(value, bytes) else value for value in rows[0])
 
 
 def found_version(connection: psycopg.Connection[Any], queries: Queries) -> str | None:
