@@ -8,7 +8,7 @@ from pgqueue.all_jobs where task = 'examples.files.tasks.measure' and state = 's
 
 -- Its five largest modules outside of its tests
 select regexp_replace(result ->> 'file', '.*/python3[^/]*/', '') as module, (result ->> 'lines')::int as lines,
-       (result ->> 'functions')::int as functions, round(extract(epoch from finished_at - started_at) * 1000) as ms
+       (result ->> 'functions')::int as functions, (result ->> 'classes')::int as classes
 from pgqueue.all_jobs
 where task = 'examples.files.tasks.measure' and state = 'succeeded' and result ->> 'file' !~ '/(idlelib|test|tests)/'
 order by 2 desc limit 5;

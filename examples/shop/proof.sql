@@ -3,7 +3,7 @@ select task, state, count(*) from pgqueue.all_jobs where task like 'examples.sho
 
 -- Orders that are in the table, orders that were rolled back with their jobs, payments
 select (select count(*) from orders) as orders,
-       (select max(id) from orders) - (select count(*) from orders) as rolled_back,
+       (select last_value from orders_id_seq) - (select count(*) from orders) as rolled_back,
        (select count(*) from payments) as payments,
        (select to_char(sum(cents) / 100.0, 'FM999990.00') from payments) as charged;
 
