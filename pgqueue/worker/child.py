@@ -1,6 +1,7 @@
 """Main program of a child process: imports the application, runs jobs, reports outcomes. Started by ChildHost."""
 
 import asyncio
+import contextvars
 import ctypes
 import os
 import signal
@@ -12,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 from pgqueue.app import PgQueue
-
 from pgqueue.errors import SoftTimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.application import load_application
@@ -103,12 +103,13 @@ class _ProcessRunner:
         self._board.start(0, job.number, started)
         limit = executor.soft_limit(job)
         if limit is None:
-            outcome = executor.run(job)
+            # In a context of its own: what it sets is not the next job's.
+            outcome = contextvars.copy_context().run(executor.run, job)
         else:
             self._running = job
             signal.setitimer(signal.ITIMER_REAL, limit)
             try:
-                outcome = executor.run(job)
+                outcome = contextvars.copy_context().run(executor.run, job)
             except SoftTimeLimitExceeded as error:
                 # In the instant after the call: the job's own end is lost.
                 outcome = executor.refused(job, error)
@@ -197,7 +198,7 @@ async def _run_loop(
     asyncio.get_running_loop().add_reader(channel.fileno(), lambda: handle(channel.receive()))
     handle(messages)
     await ended.wait()
-    runner.stop()
+    await runner.end()
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ class Claimer:
         os.set_blocking(self._pipe_in, False)
         os.set_blocking(self._pipe_out, False)
         self._nudged = threading.Event()
+        self._nudging = threading.Lock()
+        self._closed = False
         self.unknown: set[str] = set()  # tasks that this worker does not have
         self._thread = threading.Thread(target=self._work, name="pgqueue-claimer", daemon=True)
 
@@ -116,17 +118,21 @@ class Claimer:
         self._stopping = True
         self.nudge()
         self._thread.join()
-        os.close(self._pipe_in)
-        os.close(self._pipe_out)
+        with self._nudging:
+            self._closed = True
+            os.close(self._pipe_in)
+            os.close(self._pipe_out)
 
     def nudge(self) -> None:
         """Wake it: there is room again, or something became available. Safe from any thread."""
         if not self._nudged.is_set():
-            self._nudged.set()
-            try:
-                os.write(self._pipe_out, b".")
-            except (BlockingIOError, OSError):
-                pass
+            with self._nudging:
+                self._nudged.set()
+                try:
+                    if not self._closed:  # its number may be another file's by now
+                        os.write(self._pipe_out, b".")
+                except BlockingIOError:
+                    pass
 
     def has_room(self) -> None:
         """Wake it if it waits for room; a sleeping claimer need not know."""

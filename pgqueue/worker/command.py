@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 import psycopg
-from pgqueue.app import PgQueue
 
+from pgqueue.app import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.store.schema import connect_waiting
 from pgqueue.worker.logs import set_up_logging

@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pgqueue.app import PgQueue
-from pgqueue.task import Task
-
 from pgqueue.codec import clean_text, decode_args, decode_kwargs, encode_error, encode_result
 from pgqueue.errors import (
     Ignore,
@@ -30,6 +28,7 @@ from pgqueue.errors import (
 )
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
+from pgqueue.task import Task
 from pgqueue.worker.transaction import Transactions
 
 __all__ = ["Executor", "JobToRun", "Outcome"]
@@ -159,13 +158,28 @@ class Executor:
         except BaseException as error:
             return self.ended(job, task, request, error)
 
+    def end_thread(self) -> None:
+        """Close what the calling thread keeps open for its jobs."""
+        self._transactions.close_thread()
+
+    async def end_loop(self) -> None:
+        """Close what the running event loop keeps open for its jobs."""
+        await self._transactions.close_loop()
+
     def refused(self, job: JobToRun, error: BaseException) -> Outcome:
         """Return the outcome of a job whose arguments cannot even be decoded."""
-        logger.error("Task %s[%s] cannot run: %r", job.task, job.id, error)
+        logger.error("Task %s[%s] cannot run: %s", job.task, job.id, _short(error))
         return (job.number, "failed", encode_error(error), _traceback_text(error))
 
     def ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
-        """Return the outcome of a call that raised."""
+        """Return the outcome of a call that raised, whatever the error does when it is looked at."""
+        try:
+            return self._ended(job, task, request, error)
+        except Exception:
+            logger.exception("Task %s[%s] failed, and so did its retry policy or log", job.task, job.id)
+            return (job.number, "failed", encode_error(error), None)
+
+    def _ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
         if isinstance(error, Ignore):
             return (job.number, "succeeded", None)
         if isinstance(error, Reject):
@@ -177,7 +191,7 @@ class Executor:
             return (job.number, "cancelled", encode_error(TaskRevokedError("cancelled while it ran")), None)
         if isinstance(error, Retry):
             cause = error.exc or error
-            logger.info("Task %s[%s] retries: %s", job.task, job.id, cause)
+            logger.info("Task %s[%s] retries: %s", job.task, job.id, _short(cause))
             changes = json.dumps(error.changes) if error.changes else None
             delay = _seconds_until(error.when)
             return (job.number, "retry", delay, encode_error(cause), _traceback_text(cause), changes)
@@ -187,12 +201,12 @@ class Executor:
             limit = own.get("max_retries", policy.max_retries)
             if limit is None or request.retries < limit:
                 delay = policy.delay(request.retries)
-                logger.info("Task %s[%s] retries in %.1f s: %r", job.task, job.id, delay, error)
+                logger.info("Task %s[%s] retries in %.1f s: %s", job.task, job.id, delay, _short(error))
                 return (job.number, "retry", delay, encode_error(error), _traceback_text(error), None)
         if isinstance(error, task.throws):
-            logger.info("Task %s[%s] raised the expected %r", job.task, job.id, error)
+            logger.info("Task %s[%s] raised the expected %s", job.task, job.id, _short(error))
         elif not isinstance(error, LeaseLost):
-            logger.error("Task %s[%s] failed: %r", job.task, job.id, error, exc_info=error)
+            logger.error("Task %s[%s] failed: %s", job.task, job.id, _short(error), exc_info=error)
         return (job.number, "failed", encode_error(error), _traceback_text(error))
 
 
@@ -207,3 +221,11 @@ def _traceback_text(error: BaseException) -> str:
     """The traceback from the task's own first frame on."""
     own = error.__traceback__.tb_next if error.__traceback__ is not None else None
     return clean_text("".join(traceback.format_exception(type(error), error, own)))
+
+
+def _short(error: BaseException) -> str:
+    """An error for a line of the log, even when its own repr() fails."""
+    try:
+        return clean_text(repr(error), 1000)
+    except Exception:
+        return f"<{type(error).__qualname__} without a repr()>"

@@ -141,7 +141,7 @@ class LocalHost:
         self, kind: str, slots: int, executor: Executor, report: "Callable[[LocalHost, tuple[Any, ...]], None]"
     ) -> None:
         self.kind = kind
-        self.board = RunBoard(slots)
+        self.board = RunBoard(slots, -1)
         self.ready = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._runner: Runner
@@ -163,11 +163,11 @@ class LocalHost:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
             self._stopped = asyncio.Event()
-            self._runner = LoopRunner(executor, slots, self.board, report)
+            self._runner = runner = LoopRunner(executor, slots, self.board, report)
             self._context = contextvars.copy_context()
             started.set()
             await self._stopped.wait()
-            self._runner.stop()
+            await runner.end()
 
         asyncio.run(main())
 
@@ -198,3 +198,10 @@ class LocalHost:
             self._call(self._stopped.set)
 
     kill = stop
+
+    def join(self, timeout: float) -> None:
+        """Wait for the threads' end after stop(), no longer than the timeout: a task may never return."""
+        if self._loop is None:
+            self._runner.join(timeout)
+        else:
+            self._thread.join(timeout)

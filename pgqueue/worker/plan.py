@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass, field
 
 from pgqueue.app import PgQueue
-
 from pgqueue.errors import ConfigurationError
 
 __all__ = ["WorkerPlan", "make_plan", "parse_pools"]
@@ -145,6 +144,8 @@ def make_plan(
             pools[task.pool] = _default_size(task.pool, None)
     if any(task.is_coroutine for task in app.tasks.values()) and "loop" not in pools:
         pools["loop"] = DEFAULT_COROUTINES
+    if list(pools) == ["loop"] and any(not task.is_coroutine for task in app.tasks.values()):
+        pools["threads"] = DEFAULT_THREADS
     if in_process and "processes" in pools:
         size = pools.pop("processes")
         pools = {"threads": pools.get("threads", size), **pools}

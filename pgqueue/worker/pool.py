@@ -162,7 +162,11 @@ class Pool:
                 station.recalled = False
                 returned = [station.sent.pop(n) for n in message[1] if n in station.sent]
                 station.quota += len(returned)
-                self._buffer.extendleft(reversed(returned))
+                ended = [(held, held.end) for held in returned if held.end is not None]
+                if ended:
+                    self._load -= len(ended)
+                    self._finish(ended)
+                self._buffer.extendleft(held for held in reversed(returned) if held.end is None)
             elif kind == "ready":
                 station.host.ready = True
             self._feed()
@@ -266,8 +270,9 @@ class Pool:
         logger.error("Task %s[%s] passed its time limit of %g s", held.job.task, held.job.id, limit)
         if self.kind == "processes" or isinstance(station.host, ChildHost):
             # Neighbours in threads or on the loop go back in line, their attempt unspent.
+            started = station.host.board.started
             for other in station.sent.values():
-                if other.end is None and other is not held:
+                if other.end is None and other is not held and other.number <= started:
                     once = self._at_most_once(other.job.task)
                     other.end = ("lost", "a neighbour passed its time limit", True) if once else ("released",)
             station.host.kill()
@@ -283,13 +288,13 @@ class Pool:
                 self._buffer.remove(held)
                 self._load -= 1
             for station in self.stations:
-                running = {number for number, _ in station.host.board.running()}
                 for held in list(station.sent.values()):
                     if held.job.id in job_ids and held.end is None:
                         held.end = ("cancelled", error, None)
                         if station.host.board.started >= held.number:
                             station.host.cancel(held.number)
-                        elif not running:
+                        elif not station.recalled:
+                            station.recalled = True
                             station.host.recall()
         if waiting:
             self._finish([(held, ("cancelled", error, None)) for held in waiting])
@@ -301,8 +306,9 @@ class Pool:
         with self._lock:
             entries: list[Entry] = []
             for station in self.stations:
-                for held in station.sent.values():
-                    once = self._at_most_once(held.job.task)
+                started = station.host.board.started
+                for number, held in station.sent.items():
+                    once = number <= started and self._at_most_once(held.job.task)
                     end = ("lost", "its worker stopped before it ended", True) if once else ("released",)
                     entries.append((held, held.end or end))
                 station.sent.clear()

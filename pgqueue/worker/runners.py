@@ -6,12 +6,12 @@ A runner accepts jobs, runs them in the order in which they came, and reports me
 """
 
 import asyncio
-import contextlib
+import contextvars
 import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from pgqueue.codec import encode_error
@@ -44,6 +44,9 @@ class Runner(Protocol):
     def stop(self) -> None:
         """End, without waiting for running jobs."""
 
+    def join(self, timeout: float) -> None:
+        """Wait for the end of its threads, if it has any."""
+
 
 class ThreadRunner:
     """Plain functions in a fixed number of threads.
@@ -67,12 +70,13 @@ class ThreadRunner:
         self._busy = 0.0
         self._flushed = 0.0
         self._outbox_lock = threading.Lock()
-        self._current: dict[int, int] = {}  # number -> thread id
-        self._soft = _SoftLimits()
+        self._unreported = threading.Event()
+        self._interrupts = _Interrupts()
         self._threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"pgqueue-task-{slot}", daemon=True)
             for slot in range(threads)
         ]
+        self._threads.append(threading.Thread(target=self._report_late, name="pgqueue-outcomes", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -95,16 +99,22 @@ class ThreadRunner:
 
     def cancel(self, number: int) -> None:
         """Raise TaskRevokedError in the thread that runs the job, at its next bytecode."""
-        thread_id = self._current.get(number)
-        if thread_id is not None:
-            _raise_in_thread(thread_id, TaskRevokedError)
+        self._interrupts.cancel(number)
 
     def stop(self) -> None:
         """End idle threads now, and busy ones after their job."""
         with self._ready:
             self._stopping = True
             self._ready.notify_all()
-        self._soft.stop()
+        self._unreported.set()
+        self._interrupts.stop()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the threads' end after stop(); those that are busy may take longer."""
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._interrupts.join(max(0.0, until - time.monotonic()))
 
     def _next(self, slot: int) -> JobToRun | None:
         with self._ready:
@@ -119,25 +129,22 @@ class ThreadRunner:
             return job
 
     def _work(self, slot: int) -> None:
-        thread_id = threading.get_ident()
-        executor, tasks = self._executor, self._current
+        executor, interrupts = self._executor, self._interrupts
         progress_sink.set(lambda job_id, token, progress: self.send(("progress", job_id, token, progress)))
         while (job := self._next(slot)) is not None:
             started = time.monotonic()
-            tasks[job.number] = thread_id
             limit = executor.soft_limit(job)
             try:
-                if limit is None:
-                    outcome = executor.run(job)
-                else:
-                    with self._soft.watching(thread_id, limit):
-                        outcome = executor.run(job)
+                interrupts.begin(job.number, limit)
+                # In a context of its own: what it sets is not the next job's.
+                outcome = contextvars.copy_context().run(executor.run, job)
             except (SoftTimeLimitExceeded, TaskRevokedError) as error:
                 # Raised from outside in the instant after the call: the job's own end is lost.
                 outcome = executor.refused(job, error)
-            tasks.pop(job.number, None)
+            interrupts.end(job.number)
             self._board.clear(slot)
             self._done(outcome, started)
+        executor.end_thread()
 
     def _done(self, outcome: Outcome, started: float) -> None:
         now = time.monotonic()
@@ -145,54 +152,99 @@ class ThreadRunner:
             self._outbox.append(outcome)
             self._busy += now - started
             if self._queue and len(self._outbox) < BATCH_OUTCOMES and now - self._flushed <= BATCH_SECONDS:
+                if not self._unreported.is_set():
+                    self._unreported.set()
                 return
             message = ("done", self._busy, self._outbox)
             self._outbox, self._busy, self._flushed = [], 0.0, now
         # Outside of the lock: the receiver may hold one of its own and call back.
         self._report(message)
 
+    def _report_late(self) -> None:
+        """Report what a batch kept: the job that follows may be a long one."""
+        while not self._stopping:
+            self._unreported.wait()
+            time.sleep(BATCH_SECONDS)
+            self._unreported.clear()
+            with self._outbox_lock:
+                message = ("done", self._busy, self._outbox)
+                self._outbox, self._busy, self._flushed = [], 0.0, time.monotonic()
+            if message[2]:
+                self._report(message)
 
-class _SoftLimits:
-    """One thread that raises SoftTimeLimitExceeded in the threads whose time is over; it starts when first needed."""
+
+class _Interrupts:
+    """Raises inside threads from outside: when a soft time limit passes, or a job is cancelled; never after its job."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._deadlines: dict[int, float] = {}
-        self._thread: threading.Thread | None = None
+        self._threads: dict[int, int] = {}  # number of a running job -> its thread
+        self._deadlines: dict[int, float] = {}  # number -> end of its soft limit
+        self._raised: set[int] = set()
+        self._watcher: threading.Thread | None = None
         self._stopping = False
 
-    @contextlib.contextmanager
-    def watching(self, thread_id: int, seconds: float) -> Iterator[None]:
+    def begin(self, number: int, limit: float | None) -> None:
+        """From now on the calling thread may be interrupted."""
+        self._threads[number] = threading.get_ident()
+        if limit is None:
+            return
         with self._changed:
-            self._deadlines[thread_id] = time.monotonic() + seconds
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="pgqueue-soft-limits", daemon=True)
-                self._thread.start()
+            self._deadlines[number] = time.monotonic() + limit
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="pgqueue-soft-limits", daemon=True)
+                self._watcher.start()
             self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._deadlines.pop(thread_id, None)
+
+    def end(self, number: int) -> None:
+        """From now on the calling thread is not interrupted; what was on its way is called off."""
+        while True:
+            try:
+                with self._changed:
+                    thread_id = self._threads.pop(number, 0)
+                    self._deadlines.pop(number, None)
+                    if number in self._raised:
+                        _raise_in_thread(thread_id or threading.get_ident(), None)
+                        self._raised.discard(number)
+                return
+            except (SoftTimeLimitExceeded, TaskRevokedError):
+                continue  # it arrived just now
+
+    def cancel(self, number: int) -> None:
+        """Raise TaskRevokedError in the thread of a job, if it runs."""
+        with self._changed:
+            self._raise(number, TaskRevokedError)
 
     def stop(self) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
+    def join(self, timeout: float) -> None:
+        if self._watcher is not None:
+            self._watcher.join(timeout)
+
+    def _raise(self, number: int, error: type[BaseException]) -> None:
+        thread_id = self._threads.get(number)
+        if thread_id is not None:
+            self._raised.add(number)
+            _raise_in_thread(thread_id, error)
+
     def _watch(self) -> None:
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()
-                for thread_id, deadline in list(self._deadlines.items()):
+                for number, deadline in list(self._deadlines.items()):
                     if deadline <= now:
-                        del self._deadlines[thread_id]
-                        _raise_in_thread(thread_id, SoftTimeLimitExceeded)
+                        del self._deadlines[number]
+                        self._raise(number, SoftTimeLimitExceeded)
                 self._changed.wait(min(self._deadlines.values()) - now if self._deadlines else None)
 
 
-def _raise_in_thread(thread_id: int, error: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(error))
+def _raise_in_thread(thread_id: int, error: type[BaseException] | None) -> None:
+    """Raise at the thread's next bytecode; None takes back what has not been raised yet."""
+    thrown = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), thrown)
 
 
 class LoopRunner:
@@ -218,8 +270,8 @@ class LoopRunner:
         self._flush_planned = False
         self._free_slots = list(range(board.slots))
         self._stopping = False
-        # Every task made from here on inherits it.
         progress_sink.set(lambda job_id, token, progress: self.send(("progress", job_id, token, progress)))
+        self._context = contextvars.copy_context()
 
     def accept(self, jobs: list[JobToRun]) -> None:
         """Start jobs, or queue those beyond the concurrency."""
@@ -241,7 +293,8 @@ class LoopRunner:
         """Cancel the asyncio task of a running job; the coroutine sees CancelledError."""
         task = self._tasks.get(number)
         if task is not None:
-            task.cancel(TaskRevokedError.__name__)
+            # Not now: a task cancelled before its first step would never report.
+            self._loop.call_soon(task.cancel, TaskRevokedError.__name__)
 
     def stop(self) -> None:
         """Cancel what runs; it reports no outcome."""
@@ -249,12 +302,23 @@ class LoopRunner:
         for task in self._tasks.values():
             task.cancel()
 
+    async def end(self) -> None:
+        """stop(), and wait until the coroutines have noticed."""
+        self.stop()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._executor.end_loop()
+
+    def join(self, timeout: float) -> None:
+        """Nothing: it has no threads."""
+
     def _start(self) -> None:
         queue, tasks, loop = self._queue, self._tasks, self._loop
         job = None
         while queue and len(tasks) < self._concurrency:
             job = queue.popleft()
-            tasks[job.number] = loop.create_task(self._run(job))
+            # Not loop.create_task(), whose detour costs as much as the task itself; a name spares asyncio a counter.
+            # In a context of its own, whichever job made room for it.
+            tasks[job.number] = asyncio.Task(self._run(job), loop=loop, name=job.task, context=self._context.copy())
         if job is not None:
             self._board.note_started(job.number)
 

@@ -103,6 +103,17 @@ class Transactions:
             finally:
                 transaction_connection.reset(mark)
 
+    def close_thread(self) -> None:
+        """Close the calling thread's connection."""
+        connection: _TaskConnection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+
+    async def close_loop(self) -> None:
+        """Close the connections that coroutines used."""
+        while self._idle:
+            await self._idle.pop().close()
+
     def _begin(self) -> Statement[str]:
         return Statement(self._app.queries["begin_task"], {}, lambda rows: str(rows[0][0]))
 

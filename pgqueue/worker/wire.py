@@ -101,6 +101,10 @@ class RunBoard:
 
     `started` is the number of the last job started: jobs start in the order in which they are sent. Each slot holds
     the number of the job that runs in it (0: none) and since when, on the system's monotonic clock.
+
+    Args:
+        slots: jobs that run at once.
+        descriptor: of another process's board; -1: memory of this process alone; None: a new one, to be shared.
     """
 
     _STARTED = struct.Struct("q")
@@ -112,10 +116,9 @@ class RunBoard:
         if descriptor is None:
             with tempfile.TemporaryFile() as file:
                 file.truncate(size)
-                self.descriptor = os.dup(file.fileno())
-        else:
-            self.descriptor = descriptor
-        self._map = mmap.mmap(self.descriptor, size)
+                descriptor = os.dup(file.fileno())
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, size)
 
     @property
     def started(self) -> int:
@@ -148,4 +151,5 @@ class RunBoard:
     def close(self) -> None:
         """Release the memory."""
         self._map.close()
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)

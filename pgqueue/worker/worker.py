@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-import selectors
 import socket
 import sys
 import threading
@@ -15,9 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from pgqueue.app import PgQueue
 
-import pgqueue
+from pgqueue.app import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import ClaimedJob
 from pgqueue.store.claims import held_jobs
@@ -33,18 +31,16 @@ from pgqueue.worker.hosts import ChildHost, Host, LocalHost
 from pgqueue.worker.lease import Lease, process_instance
 from pgqueue.worker.maintenance import Maintenance
 from pgqueue.worker.plan import WorkerPlan
-from pgqueue.worker.pool import Pool, Station
+from pgqueue.worker.pool import Pool
+from pgqueue.worker.supervisor import Supervisor
 
 __all__ = ["Worker"]
 
 logger = logging.getLogger("pgqueue.worker")
 
 UNLIMITED = sys.maxsize
-# Children that die before they are ready, one after the other, until the worker gives up.
-MAX_FAILED_STARTS = 3
 IDLE_SUPERVISION_SECONDS = 1.0
 BUSY_SUPERVISION_SECONDS = 0.1
-SHRINK_AFTER_SECONDS = 30.0
 
 
 class Worker:
@@ -63,16 +59,11 @@ class Worker:
         self._numbers = 0
         self._settled = 0
         self._executor: Executor | None = None
-        self._selector = selectors.DefaultSelector()
-        self._stations: dict[Host, tuple[Pool, Station]] = {}
         self._attention = threading.Event()
-        self._dead: list[tuple[Pool, Station]] = []
-        self._failed_starts = 0
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._hurry = threading.Event()
         self.failure: str | None = None
-        self._idle_since = time.monotonic()
         self._partition_days = _days(conf.result_expires, conf.failed_result_expires) + 3
         self._completer = Completer(
             self._connect,
@@ -129,6 +120,15 @@ class Worker:
         }
         if plan.in_process:
             self._kind_of = {n: "threads" if k == "processes" else k for n, k in self._kind_of.items()}
+        self._supervisor = Supervisor(
+            self.pools,
+            plan,
+            ready_seconds=conf.worker_proc_alive_timeout,
+            hard_limit=self._hard_limit,
+            may_start=lambda: self.lease.worker_id is not None and not self._stopping.is_set(),
+            on_progress=self._completer.put_progress,
+            attention=self._attention,
+        )
         self._maintenance = Maintenance(self._connect, self._queries, self._partition_days)
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -151,18 +151,10 @@ class Worker:
         self.app.conf.freeze("a worker started")
         self.app.embedded_worker_count += self.plan.in_process
         self.lease.start()
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._selector.register(self._wake_in, selectors.EVENT_READ)
-        for kind, pool in self.pools.items():
-            hosts, slots = (pool.concurrency, 1) if kind == "processes" else (1, pool.concurrency)
-            for _ in range(hosts):
-                self._add(pool, slots)
-        self._completer.start()
-        self._reader = threading.Thread(target=self._read_hosts, name="pgqueue-reader", daemon=True)
-        self._reader.start()
-        self._claimer.start()
-        self._supervisor = threading.Thread(target=self._supervise, name="pgqueue-supervisor", daemon=True)
         self._supervisor.start()
+        self._completer.start()
+        self._claimer.start()
+        threading.Thread(target=self._supervise, name="pgqueue-supervisor", daemon=True).start()
         self._maintenance.start()
 
     def request_stop(self) -> None:
@@ -306,9 +298,7 @@ class Worker:
     def _evicted(self) -> None:
         for pool in self.pools.values():
             pool.forget()
-            for station in list(pool.stations):
-                if isinstance(station.host, ChildHost):
-                    station.host.kill()
+        self._supervisor.kill_children()
 
     def _reconcile(self, connection: psycopg.Connection[Any]) -> None:
         """After a reconnect: a crash of the server may have undone the last claims, which commit asynchronously."""
@@ -322,14 +312,12 @@ class Worker:
             for pool in self.pools.values():
                 pool.drop(lost)
 
-    # -- hosts ----------------------------------------------------------------------------------------------------
-
     def _make_host(self, kind: str, slots: int) -> Host:
         application_name = f"{self._queries.schema}/{self.lease.worker_id}"
         if kind == "solo" or self.plan.in_process:
             if self._executor is None:
                 self._executor = Executor(self.app, self.plan.name, application_name)
-            return LocalHost(kind, slots, self._executor, self._from_local)
+            return LocalHost(kind, slots, self._executor, self._supervisor.take_local)
         if self.plan.spec is None:
             raise ConfigurationError("child processes import the application: name it with -A module:app")
         settings = {
@@ -346,141 +334,21 @@ class Worker:
             "application_name": application_name,
             "log": {"level": self.plan.loglevel, "logfile": self.plan.logfile},
         }
-        return ChildHost(kind, slots, settings, self._wake_reader)
-
-    def _add(self, pool: Pool, slots: int) -> None:
-        station = pool.add(slots)
-        if isinstance(station.host, ChildHost):
-            self._selector.register(station.host.channel, selectors.EVENT_READ, station.host)
-        self._stations[station.host] = (pool, station)
-        self._wake_reader()
-
-    def _wake_reader(self) -> None:
-        self._wake_out.send(b".")
-
-    def _from_local(self, host: LocalHost, message: tuple[Any, ...]) -> None:
-        found = self._stations.get(host)
-        if found is not None:
-            self._handle(*found, message)
-
-    def _handle(self, pool: Pool, station: Station, message: tuple[Any, ...]) -> None:
-        if message[0] == "progress":
-            self._completer.put_progress(message[1], message[2], message[3])
-            return
-        if message[0] == "ready":
-            self._failed_starts = 0
-        pool.handle(station, message)
-        if message[0] == "done" and (station.quota <= 0 or (self._stopping.is_set() and not pool.load)):
-            self._attention.set()
-
-    def _read_hosts(self) -> None:
-        """Take the messages of all children, and send them what their sockets did not take at once."""
-        while not self._stopped.is_set():
-            try:
-                self._read_hosts_once()
-            except Exception:
-                logger.exception("reading from children failed; it goes on")
-
-    def _read_hosts_once(self) -> None:
-        for host in list(self._stations):
-            if isinstance(host, ChildHost) and host.channel.unsent and not host.channel.closed:
-                self._selector.modify(host.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, host)
-        for key, _ in self._selector.select():
-            host = key.data
-            if host is None:
-                self._wake_in.recv(64)
-                continue
-            found = self._stations.get(host)
-            if found is None:
-                continue
-            if host.channel.unsent:
-                host.channel.flush()
-                if not host.channel.unsent:
-                    self._selector.modify(host.channel, selectors.EVENT_READ, host)
-            messages = host.channel.receive()
-            if messages is None:
-                # This thread alone closes channels, so that no other finds one closed under its hands.
-                self._selector.unregister(host.channel)
-                host.channel.close()
-                self._dead.append(found)
-                self._attention.set()
-                continue
-            for message in messages:
-                self._handle(*found, message)
+        return ChildHost(kind, slots, settings, self._supervisor.wake_reader)
 
     def _supervise(self) -> None:
-        """Replace dead hosts, enforce limits, scale; then, when asked, stop."""
         while not self._stopping.is_set():
             watch = False
-            now = time.monotonic()
             try:
-                for pool in self.pools.values():
-                    watch = pool.supervise(now, self._hard_limit) or watch
-                self._replace_dead()
-                self._renew_hosts(now)
+                watch = self._supervisor.tick()
             except Exception:
                 logger.exception("supervision failed; it goes on")
-            if self._failed_starts >= MAX_FAILED_STARTS:
-                self.failure = "child processes die before they are ready; see the errors above"
+            self.failure = self._supervisor.failure
+            if self.failure:
                 break
             self._attention.wait(BUSY_SUPERVISION_SECONDS if watch else IDLE_SUPERVISION_SECONDS)
             self._attention.clear()
         self._shut_down()
-
-    def _replace_dead(self) -> None:
-        while self._dead:
-            pool, station = self._dead.pop()
-            host = station.host
-            self._stations.pop(host, None)
-            if not isinstance(host, ChildHost):
-                continue
-            code = host.reap(1.0)
-            ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            reason = f"its child process {ended}"
-            lost = pool.bury(station, reason)
-            host.board.close()
-            if station.retiring or self._stopping.is_set():
-                continue
-            if not host.ready:
-                self._failed_starts += 1
-            logger.warning("a child (pid %d) of pool %s died: %s; %d jobs with it", host.pid, pool.kind, reason, lost)
-            self._add(pool, station.slots)
-
-    def _renew_hosts(self, now: float) -> None:
-        conf, plan = self.app.conf, self.plan
-        for pool in self.pools.values():
-            for station in list(pool.stations):
-                host = station.host
-                if not isinstance(host, ChildHost) or station.retiring:
-                    continue
-                if not host.ready and now - host.started_at > conf.worker_proc_alive_timeout:
-                    logger.error("a child is not ready after %g s", conf.worker_proc_alive_timeout)
-                    host.kill()
-                elif station.quota <= 0 and not station.sent:
-                    self._replace(pool, station)
-                elif plan.max_memory_per_child and host.memory() > plan.max_memory_per_child:
-                    logger.warning("a child uses %d KiB: replaced after its job", host.memory())
-                    self._replace(pool, station)
-        if plan.autoscale is not None:
-            self._autoscale(now, *plan.autoscale)
-
-    def _replace(self, pool: Pool, station: Station) -> None:
-        pool.retire(station)
-        self._add(pool, station.slots)
-
-    def _autoscale(self, now: float, most: int, least: int) -> None:
-        pool = self.pools["processes"]
-        hosts = len(pool.stations)
-        if pool.load >= pool.concurrency:
-            self._idle_since = now
-            if hosts < most:
-                pool.concurrency = hosts + 1
-                self._add(pool, 1)
-                self._claimer.nudge()
-        elif now - self._idle_since > SHRINK_AFTER_SECONDS and hosts > least:
-            self._idle_since = now
-            pool.concurrency = hosts - 1
-            pool.retire(pool.stations[-1])
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
@@ -491,10 +359,8 @@ class Worker:
             self._release(held for pool in self.pools.values() for held in pool.close())
             until = time.monotonic() + self.app.conf.worker_shutdown_timeout
             while any(pool.load for pool in self.pools.values()) and not self._hurry.is_set():
-                self._replace_dead()
+                self._supervisor.tick()
                 self._release(held for pool in self.pools.values() for held in pool.drain())
-                for pool in self.pools.values():
-                    pool.supervise(time.monotonic(), self._hard_limit)
                 if time.monotonic() > until:
                     logger.warning("jobs still run after %g s: they go back", self.app.conf.worker_shutdown_timeout)
                     break
@@ -502,13 +368,11 @@ class Worker:
                 self._attention.clear()
             for pool in self.pools.values():
                 self._release(pool.drain())
-                busy = {station for station in pool.stations if station.sent}
+            # Only when their processes are gone may others run these jobs.
+            self._supervisor.end()
+            for pool in self.pools.values():
                 pool.give_up()
-                for station in pool.stations:
-                    (station.host.kill if station in busy else station.host.stop)()
-            for host, (_, _) in list(self._stations.items()):
-                if isinstance(host, ChildHost):
-                    host.reap(5.0)
+            self._supervisor.close()
             if not self._completer.stop(10.0):
                 logger.error("%d outcomes could not be written; their jobs will run again", self._completer.pending)
             self._maintenance.stop()
@@ -519,7 +383,6 @@ class Worker:
             self.failure = "stopping failed; see the errors above"
         finally:
             self._stopped.set()
-            self._wake_reader()
 
     def _release(self, held: Iterable[Held]) -> None:
         entries: list[Entry] = [(attempt, ("released",)) for attempt in held]
