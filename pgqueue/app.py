@@ -331,7 +331,9 @@ class PgQueue:
         if self._dsn is None:
             with self._lock:
                 given = self.conf.dsn
-                self._dsn = normalise(given if given is not None else _embedded(self.conf.environment == "production"))
+                if given is None:
+                    given = _embedded(self.conf.environment == "production", self.queries)
+                self._dsn = normalise(given)
         return self._dsn
 
     @property
@@ -531,11 +533,17 @@ _PLAIN = (str, int, float, bool)
 _noticed = False
 
 
-def _embedded(production: bool) -> str:
+def _embedded(production: bool, queries: Queries) -> str:
+    """Start the embedded server, with our schema in it: nobody else looks after a server of development."""
     global _noticed
-    # By name, when it is needed: most applications have a DSN and never pay for this module.
+    # By name, when they are needed: most applications have a DSN and never pay for these modules.
     embedded = importlib.import_module("pgqueue.embedded")
+    schema = importlib.import_module("pgqueue.store.schema")
     dsn: str = embedded.start(production)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        migrated = schema.found_version(connection, queries) is not None
+    if not migrated:
+        schema.migrate(dsn, queries.schema)
     if not _noticed:
         _noticed = True
         print(embedded.notice(), file=sys.stderr)  # noqa: T201 - it is meant for a person, once
