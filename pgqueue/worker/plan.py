@@ -71,7 +71,7 @@ def parse_pools(text: str | None, concurrency: int | None, default: str) -> dict
             raise ConfigurationError(f"pool {kind!r} is unknown; there are {', '.join(KINDS)}")
         if kind in pools:
             raise ConfigurationError(f"pool {kind!r} is given twice")
-        if count and not count.isdecimal():
+        if count and (not count.isdecimal() or int(count) == 0):
             raise ConfigurationError(f"pool {part.strip()!r}: the concurrency must be 1 to {MAX_CONCURRENCY}")
         pools[kind] = int(count) if count else 0
     for kind, size in pools.items():
