@@ -262,8 +262,8 @@ SETTINGS: dict[str, Setting] = {
         _S(
             "worker_proc_alive_timeout",
             seconds(0.1, 3600),
-            4.0,
-            "seconds that a child process gets to start",
+            60.0,
+            "seconds that a child process gets to start and import the application (Celery: 4)",
             True,
             from_number,
         ),
