@@ -288,10 +288,10 @@ declare
     v_id uuid := coalesce(task_id, pgqueue.new_job_id());
 begin
     if task is null or length(task) not between 1 and 255 or task !~ '^[^[:cntrl:][:space:]]+$' then
-        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(left(task, 60)), 'NULL')
+        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(regexp_replace(left(task, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif queue is null or queue !~ '^[A-Za-z0-9_.:-]{1,128}$' then
-        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(left(queue, 60)), 'NULL')
+        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(regexp_replace(left(queue, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif priority is null or priority not between 0 and 9 then
         raise exception 'priority: 0 to 9 (9 runs first) is needed, got %', coalesce(priority::text, 'NULL')
@@ -785,6 +785,8 @@ CREATE OR REPLACE FUNCTION pgqueue.stage_jobs(p_due_after timestamp with time zo
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
  SET jit TO 'off'
  SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
@@ -793,12 +795,14 @@ declare
     v_queues text[];
 begin
     perform pg_current_xact_id();
-    with staged as (
-        update pgqueue.live_jobs j set state = 'available', seq = nextval('pgqueue.job_seq')
-        where j.id = any (array (
+    with due as materialized (
+        select d.id, nextval('pgqueue.job_seq') as place from (
             select s.id from pgqueue.live_jobs s
             where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
-            order by s.run_at limit p_limit for update skip locked))
+            order by s.run_at limit p_limit for update skip locked) d
+    ), staged as (
+        update pgqueue.live_jobs j set state = 'available', seq = due.place
+        from due where j.id = due.id
         returning j.queue
     )
     select array_agg(queue) into v_queues from staged;

@@ -260,10 +260,10 @@ declare
     v_id uuid := coalesce(task_id, pgqueue.new_job_id());
 begin
     if task is null or length(task) not between 1 and 255 or task !~ '^[^[:cntrl:][:space:]]+$' then
-        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(left(task, 60)), 'NULL')
+        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(regexp_replace(left(task, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif queue is null or queue !~ '^[A-Za-z0-9_.:-]{1,128}$' then
-        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(left(queue, 60)), 'NULL')
+        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(regexp_replace(left(queue, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif priority is null or priority not between 0 and 9 then
         raise exception 'priority: 0 to 9 (9 runs first) is needed, got %', coalesce(priority::text, 'NULL')
@@ -309,19 +309,22 @@ return encode(
 
 create function pgqueue.stage_jobs(p_due_after timestamptz, p_limit integer) returns integer
 language plpgsql
-set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_queues text[];
 begin
     perform pg_current_xact_id();
-    with staged as (
-        update pgqueue.live_jobs j set state = 'available', seq = nextval('pgqueue.job_seq')
-        where j.id = any (array (
+    with due as materialized (
+        select d.id, nextval('pgqueue.job_seq') as place from (
             select s.id from pgqueue.live_jobs s
             where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
-            order by s.run_at limit p_limit for update skip locked))
+            order by s.run_at limit p_limit for update skip locked) d
+    ), staged as (
+        update pgqueue.live_jobs j set state = 'available', seq = due.place
+        from due where j.id = due.id
         returning j.queue
     )
     select array_agg(queue) into v_queues from staged;
