@@ -52,5 +52,8 @@ where l.granted and l.pid <> pg_backend_pid() and l.database = (select oid from 
 group by a.pid, a.application_name, a.backend_type, a.state, a.xact_start
 order by a.xact_start limit 3
 
+-- name: set_session_statement_timeout
+select set_config('statement_timeout', %(milliseconds)s, false)
+
 -- name: set_statement_timeout
 select set_config('statement_timeout', %(milliseconds)s, true)

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["jobs"]
 
 BATCH = 1_000
+LIST_MILLISECONDS = "30000"
 STATES = {
     **{name: (name,) for name in ("scheduled", "available", "running", "succeeded", "failed", "cancelled", "expired")},
     "pending": ("scheduled", "available"),
@@ -60,37 +60,36 @@ def jobs() -> None:
 @pass_session
 def list_(session: Session, /, ids: bool, as_json: bool, since: float | None, **filters: Any) -> None:
     """List jobs, live and finished, newest first."""
+    from psycopg.errors import QueryCanceled  # noqa: PLC0415 - as above
+
     from pgqueue.store.statement import run  # noqa: PLC0415 - not needed by --help
     from pgqueue.store.stats import list_jobs  # noqa: PLC0415 - as above
 
     with session.checked() as connection:
-        found = run(connection, list_jobs(session.queries, since_seconds=since, **filters))
-        now = _now(connection)
+        connection.execute(session.queries["set_session_statement_timeout"], {"milliseconds": LIST_MILLISECONDS})
+        try:
+            found = run(connection, list_jobs(session.queries, since_seconds=since, **filters))
+        except QueryCanceled:
+            raise click.ClickException("few of very many jobs match: narrow it down with --since or --limit") from None
     if as_json:
-        print_json([job._asdict() for job in found])
+        print_json([dict(zip(job._fields[:-1], job[:-1], strict=True)) for job in found])
     elif ids:
         for job in found:
             click.echo(job.id)
     else:
-        rows = [(*job[:6], ago(job.enqueued_at, now), _remark(job, now)) for job in found]
+        rows = [(*job[:6], ago(job.enqueued_at, job.now), _remark(job)) for job in found]
         print_table(("id", "state", "task", "queue", "prio", "tries", "enqueued", ""), rows, right=("prio", "tries"))
         if len(found) == filters["limit"]:
             session.note(f"these are the newest {len(found)}; --limit shows more")
 
 
-def _now(connection: "psycopg.Connection[Any]") -> datetime:
-    row = connection.execute("select now()").fetchone()
-    now: datetime = row[0] if row is not None else datetime.now().astimezone()
-    return now
-
-
-def _remark(job: "ListedJob", now: datetime) -> str:
+def _remark(job: "ListedJob") -> str:
     if job.error_type:
         return f"{job.error_type}: {(job.error or '').splitlines()[0] if job.error else ''}"
     if job.state == "scheduled":
-        return f"due {ago(job.run_at, now)}"
+        return f"due {ago(job.run_at, job.now)}"
     if job.state == "running":
-        return f"started {ago(job.started_at, now)}"
+        return f"started {ago(job.started_at, job.now)}"
     if job.finished_at and job.started_at and job.state == "succeeded":
         return f"took {span((job.finished_at - job.started_at).total_seconds())}"
     return ""

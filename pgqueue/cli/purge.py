@@ -74,7 +74,9 @@ def prune(session: Session, older_than: float | None, force: bool) -> int:
     from pgqueue.store.workers import prune_workers  # noqa: PLC0415 - as above
 
     conf = session.app.conf
-    days = days_ahead(conf.result_expires, conf.failed_result_expires)
+    session.app.finalize()
+    kept = [task.result_expires for task in session.app.tasks.values()]
+    days = days_ahead(conf.result_expires, conf.failed_result_expires, *kept)
     with session.checked() as connection:
         if older_than is not None:
             confirm("Delete finished jobs and their results before their time?", force=force)

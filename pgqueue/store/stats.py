@@ -56,6 +56,7 @@ class ListedJob(NamedTuple):
     worker_id: int | None
     error_type: str | None
     error: str | None
+    now: datetime
 
 
 class ShownJob(NamedTuple):
