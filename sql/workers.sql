@@ -5,8 +5,12 @@ values (%(name)s, %(hostname)s, %(pid)s, %(instance)s, %(app)s, %(version)s, %(q
 returning id
 
 -- name: renew_lease
--- One row: null when the worker was declared lost, else the ids of its jobs that were asked to stop.
-select pgqueue.renew_lease(%(worker_id)s, make_interval(secs => %(lease)s), %(running)s, %(finished)s)
+-- One row: null when the worker was declared lost, else the ids of its jobs that were asked to stop; and whether the
+-- jobs of some dead worker wait to be rescued, which spares a living fleet the question.
+select pgqueue.renew_lease(%(worker_id)s, make_interval(secs => %(lease)s), %(running)s, %(finished)s),
+       exists (select from pgqueue.workers w
+               where w.stopped_at is null and w.rescued_at is null
+                 and (w.lost_at is not null or w.lease_expires_at < clock_timestamp()))
 
 -- name: stop_worker
 -- The worker ended in order and holds nothing.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pgqueue.store.statement import Queries, Statement
 
 __all__ = [
+    "Heartbeat",
     "WorkerRow",
     "expire_leases",
     "list_workers",
@@ -36,6 +37,18 @@ class WorkerRow(NamedTuple):
     running: int
     finished: int
     status: str
+
+
+class Heartbeat(NamedTuple):
+    """What a worker learns when it renews its lease.
+
+    Attributes:
+        asked: ids of its jobs that were asked to stop; None: it was declared lost.
+        dead_wait: whether jobs of a dead worker wait to be rescued.
+    """
+
+    asked: list[str] | None
+    dead_wait: bool
 
 
 def register_worker(
@@ -86,12 +99,12 @@ def register_worker(
 
 def renew_lease(
     queries: Queries, worker_id: int, lease_seconds: float, running: int, finished: int
-) -> Statement[list[str] | None]:
-    """Renew a lease; None when the worker was declared lost, else the ids of its jobs that were asked to stop."""
+) -> Statement[Heartbeat]:
+    """Renew a lease, and learn what there is to know."""
     return Statement(
         queries["renew_lease"],
         {"worker_id": worker_id, "lease": lease_seconds, "running": running, "finished": finished},
-        lambda rows: None if rows[0][0] is None else [str(job_id) for job_id in rows[0][0]],
+        lambda rows: Heartbeat(None if rows[0][0] is None else [str(job_id) for job_id in rows[0][0]], rows[0][1]),
     )
 
 

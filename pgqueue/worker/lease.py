@@ -138,16 +138,17 @@ class Lease:
             connection = self._connection = self._connect()
         if self.worker_id is not None:
             running, finished = self._figures()
-            asked = run(connection, renew_lease(self._queries, self.worker_id, self._lease_seconds, running, finished))
-            if asked is None:
+            beat = run(connection, renew_lease(self._queries, self.worker_id, self._lease_seconds, running, finished))
+            if beat.asked is None:
                 logger.error("this worker was declared lost (was it suspended?); its jobs are others' now")
                 self.worker_id = None
                 self._on_evicted()
-            elif asked:
-                self._on_cancel(set(asked))
+            elif beat.asked:
+                self._on_cancel(set(beat.asked))
+            if beat.dead_wait:
+                self._rescue(connection)
         if self.worker_id is None:
             self.worker_id = self._register(connection)
-        self._rescue(connection)
 
     def _rescue(self, connection: psycopg.Connection[Any]) -> None:
         statement = rescue_jobs(self._queries, self._lost_limit, RESCUE_BATCH, self._keep_seconds)

@@ -342,7 +342,7 @@ def test_a_lease_is_renewed_and_tells_which_jobs_to_stop(store: Store) -> None:
     store.claim(worker)
     store.claim(other, queues=["o"])
     store.cancel([mine, theirs], terminate=True)
-    assert store.run(workers.renew_lease(store.queries, worker, 3600, 4, 5)) == [mine]
+    assert store.run(workers.renew_lease(store.queries, worker, 3600, 4, 5)).asked == [mine]
     assert store.rows(
         "select running, finished, lease_expires_at > now() + '50 min' from pgqueue.workers where id = %s", [worker]
     ) == [(4, 5, True)]
