@@ -34,6 +34,7 @@ BUSY_JOBS = 8
 AFTER_BURST_SECONDS = (0.001, 0.002, 0.004, 0.008)
 DUE_WINDOW_SECONDS = 60.0
 HAND_OVER_SECONDS = 1.0
+SETTLED_SECONDS = 10.0  # a connection that lasted so long was a good one
 LISTENER_TEST_SECONDS = 20.0
 
 
@@ -98,6 +99,7 @@ class Claimer:
         self._token_sent: str | None = None
         self._tested_at = 0.0
         self._due_in: float | None = None
+        self._opened_at = 0.0
         self._looked_at: float | None = None
         self._stopping = False
         self._pipe_in, self._pipe_out = os.pipe()
@@ -147,11 +149,12 @@ class Claimer:
             try:
                 self._open()
                 self._claim_until_stopped()
-                delay = 0.1
             except LeaseLost:
                 self._on_evicted()
                 self._sleep(0.2)
             except psycopg.Error as error:
+                if self._looked_at is not None and time.monotonic() - self._opened_at > SETTLED_SECONDS:
+                    delay = 0.1
                 self._close()
                 logger.warning("cannot claim now: %s", first_line(error))
                 self._sleep(delay * random.uniform(0.5, 1.0))
@@ -318,6 +321,7 @@ class Claimer:
             self._looked_at = None
             self._on_connected(connection)
             self._connection = connection
+            self._opened_at = time.monotonic()
         if self._listener is None and self._connect_listen is not None:
             listener = self._connect_listen()
             pid = listener.execute(self._queries["listen_pid"]).fetchone()
@@ -336,7 +340,8 @@ class Claimer:
         logger.warning("no notifications (%s): polling, each %g s when idle", reason, self._poll_seconds)
 
     def _close(self) -> None:
-        self._asleep = False
+        self._asleep = self._wants_room = False
+        self._due_in = None  # as of a look that is over: the next one is after a pause
         self._keys = self._others = frozenset()
         for connection in (self._connection, self._listener):
             if connection is not None:
