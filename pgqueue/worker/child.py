@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     channel = Channel(sock, blocking=True)
     messages: list[tuple[Any, ...]] | None = []
     while not messages:
+        channel.wait()
         messages = channel.receive()
         if messages is None:
             return
@@ -71,7 +72,7 @@ class _ProcessRunner:
         self._channel = channel
         self._queue: deque[JobToRun] = deque()
         self._running: JobToRun | None = None
-        self._sending = False
+        self._busy = False  # with a frame: in the middle of one nothing else may be read or written
         self._recalled = False
         self._stopping = False
         progress_sink.set(self._progress)
@@ -81,12 +82,8 @@ class _ProcessRunner:
     def run(self, messages: list[tuple[Any, ...]] | None) -> None:
         self._send(("ready", os.getpid()))
         queue = self._queue
-        while messages is not None:
-            for message in messages:
-                if message[0] == "jobs":
-                    queue.extend(map(JobToRun._make, message[1]))
-                elif message[0] == "stop":
-                    self._stopping = True
+        self._take(messages)
+        while True:
             while queue:
                 try:
                     job = queue.popleft()
@@ -95,7 +92,25 @@ class _ProcessRunner:
                 self._run_one(job)
             if self._stopping:
                 return
-            messages = self._channel.receive()
+            self._channel.wait()
+            self._receive()
+
+    def _take(self, messages: list[tuple[Any, ...]] | None) -> None:
+        if messages is None:
+            self._stopping = True  # the worker is gone
+            return
+        for message in messages:
+            if message[0] == "jobs":
+                self._queue.extend(map(JobToRun._make, message[1]))
+            elif message[0] == "stop":
+                self._stopping = True
+
+    def _receive(self) -> None:
+        self._busy = True
+        self._take(self._channel.receive())
+        self._busy = False
+        if self._recalled:
+            self._give_back()
 
     def _run_one(self, job: JobToRun) -> None:
         executor = self._executor
@@ -121,21 +136,22 @@ class _ProcessRunner:
         self._send(("done", time.monotonic() - started, [outcome]))
 
     def _send(self, message: tuple[Any, ...]) -> None:
-        self._sending = True
+        self._busy = True
         self._channel.send(message)
-        self._sending = False
+        self._busy = False
         if self._recalled:
             self._give_back()
 
     def _give_back(self) -> None:
         self._recalled = False
+        # What was sent since this process last looked waits in the socket.
+        self._receive()
         numbers = [job.number for job in self._queue]
         self._queue.clear()
         self._send(("returned", numbers))
 
     def _on_recall(self, signum: int, frame: FrameType | None) -> None:
-        # In the middle of a frame nothing else may be written.
-        if self._sending:
+        if self._busy:
             self._recalled = True
         else:
             self._give_back()
@@ -166,6 +182,7 @@ def _run_threads(
             elif message[0] == "stop":
                 runner.stop()
                 return
+        channel.wait()
         messages = channel.receive()
 
 

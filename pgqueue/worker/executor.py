@@ -109,7 +109,7 @@ class Executor:
             headers=job.headers,
             eta=job.run_at,
             expires=job.expires_at,
-            root_id=job.root_id,
+            root_id=job.root_id or job.id,
             parent_id=job.parent_id,
             hostname=self._hostname,
             token=job.token,

@@ -35,6 +35,7 @@ class Station:
         done: outcomes it reported.
         retiring: it gets no more jobs and ends when idle.
         recalled: it was asked for what it has not started.
+        stuck: all that it runs runs long; nothing is to wait behind that.
     """
 
     def __init__(self, host: Host, slots: int, quota: int) -> None:
@@ -45,6 +46,7 @@ class Station:
         self.done = 0
         self.retiring = False
         self.recalled = False
+        self.stuck = False
 
 
 class Pool:
@@ -141,6 +143,8 @@ class Pool:
         # First everyone something to do, then something to go on with.
         for share in (1, 1 + ahead) if ahead else (1,):
             for station in stations:
+                if share > 1 and station.stuck:
+                    continue
                 count = min(station.slots * share - len(station.sent), len(buffer), station.quota)
                 if count > 0:
                     batch = [buffer.popleft() for _ in range(count)]
@@ -191,6 +195,7 @@ class Pool:
             else:
                 entries.append((held, held.end or outcome[1:]))
         station.done += len(outcomes)
+        station.stuck = False
         if entries:
             self._finish(entries)
         if settled:
@@ -249,7 +254,8 @@ class Pool:
                 if not station.sent:
                     continue
                 waiting = len(station.sent) > station.slots
-                for number, since in station.host.board.running():
+                running = station.host.board.running()
+                for number, since in running:
                     held = station.sent.get(number)
                     if held is None:
                         continue
@@ -258,9 +264,11 @@ class Pool:
                         watch = True
                         if now - since > limit and held.end is None:
                             self._time_out(station, held, limit)
-                    if waiting and now - since > RECALL_SECONDS and not station.recalled and station.host.ready:
-                        station.recalled = True
-                        station.host.recall()
+                busy = len(running) >= station.slots
+                station.stuck = busy and all(now - since > RECALL_SECONDS for _, since in running)
+                if waiting and station.stuck and not station.recalled and station.host.ready:
+                    station.recalled = True
+                    station.host.recall()
                 watch = watch or waiting
         return watch
 

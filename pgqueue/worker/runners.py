@@ -7,7 +7,6 @@ A runner accepts jobs, runs them in the order in which they came, and reports me
 
 import asyncio
 import contextvars
-import ctypes
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from pgqueue.codec import encode_error
 from pgqueue.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.executor import Executor, JobToRun, Outcome
+from pgqueue.worker.interrupts import Interrupts
 from pgqueue.worker.wire import RunBoard
 
 __all__ = ["LoopRunner", "Report", "Runner", "ThreadRunner"]
@@ -71,7 +71,7 @@ class ThreadRunner:
         self._flushed = 0.0
         self._outbox_lock = threading.Lock()
         self._unreported = threading.Event()
-        self._interrupts = _Interrupts()
+        self._interrupts = Interrupts()
         self._threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"pgqueue-task-{slot}", daemon=True)
             for slot in range(threads)
@@ -171,80 +171,6 @@ class ThreadRunner:
                 self._outbox, self._busy, self._flushed = [], 0.0, time.monotonic()
             if message[2]:
                 self._report(message)
-
-
-class _Interrupts:
-    """Raises inside threads from outside: when a soft time limit passes, or a job is cancelled; never after its job."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._threads: dict[int, int] = {}  # number of a running job -> its thread
-        self._deadlines: dict[int, float] = {}  # number -> end of its soft limit
-        self._raised: set[int] = set()
-        self._watcher: threading.Thread | None = None
-        self._stopping = False
-
-    def begin(self, number: int, limit: float | None) -> None:
-        """From now on the calling thread may be interrupted."""
-        self._threads[number] = threading.get_ident()
-        if limit is None:
-            return
-        with self._changed:
-            self._deadlines[number] = time.monotonic() + limit
-            if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch, name="pgqueue-soft-limits", daemon=True)
-                self._watcher.start()
-            self._changed.notify()
-
-    def end(self, number: int) -> None:
-        """From now on the calling thread is not interrupted; what was on its way is called off."""
-        while True:
-            try:
-                with self._changed:
-                    thread_id = self._threads.pop(number, 0)
-                    self._deadlines.pop(number, None)
-                    if number in self._raised:
-                        _raise_in_thread(thread_id or threading.get_ident(), None)
-                        self._raised.discard(number)
-                return
-            except (SoftTimeLimitExceeded, TaskRevokedError):
-                continue  # it arrived just now
-
-    def cancel(self, number: int) -> None:
-        """Raise TaskRevokedError in the thread of a job, if it runs."""
-        with self._changed:
-            self._raise(number, TaskRevokedError)
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-
-    def join(self, timeout: float) -> None:
-        if self._watcher is not None:
-            self._watcher.join(timeout)
-
-    def _raise(self, number: int, error: type[BaseException]) -> None:
-        thread_id = self._threads.get(number)
-        if thread_id is not None:
-            self._raised.add(number)
-            _raise_in_thread(thread_id, error)
-
-    def _watch(self) -> None:
-        with self._changed:
-            while not self._stopping:
-                now = time.monotonic()
-                for number, deadline in list(self._deadlines.items()):
-                    if deadline <= now:
-                        del self._deadlines[number]
-                        self._raise(number, SoftTimeLimitExceeded)
-                self._changed.wait(min(self._deadlines.values()) - now if self._deadlines else None)
-
-
-def _raise_in_thread(thread_id: int, error: type[BaseException] | None) -> None:
-    """Raise at the thread's next bytecode; None takes back what has not been raised yet."""
-    thrown = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), thrown)
 
 
 class LoopRunner:

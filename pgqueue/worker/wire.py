@@ -6,6 +6,7 @@ A frame is a length and a marshalled tuple: both ends run the same interpreter, 
 import marshal
 import mmap
 import os
+import select
 import socket
 import struct
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 __all__ = ["Channel", "RunBoard"]
 
 _LENGTH = struct.Struct("!I")
+_NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class Channel:
@@ -46,6 +48,10 @@ class Channel:
             self.unsent += frame
             self._send_unsent()
 
+    def wait(self) -> None:
+        """Wait until there is something to receive."""
+        select.select([self.sock], [], [])
+
     def flush(self) -> None:
         """Send what was kept, as far as the socket takes it."""
         with self._sending:
@@ -62,9 +68,9 @@ class Channel:
             self.unsent.clear()
 
     def receive(self) -> list[tuple[Any, ...]] | None:
-        """Read what is there and return the whole messages; None at the end of the stream."""
+        """Read what is there, without waiting, and return the whole messages; None at the end of the stream."""
         try:
-            chunk = self.sock.recv(1 << 18)
+            chunk = self.sock.recv(1 << 18, _NO_WAIT)
         except BlockingIOError:
             return []
         except OSError:

@@ -1,0 +1,190 @@
+"""Tasks that workers in processes of their own run: `pgqueue -A tests.worker.tasks:app worker`."""
+
+import asyncio
+import contextvars
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from pgqueue import PgQueue, SoftTimeLimitExceeded, current_connection
+from tests.worker.gate import avisit, call_at, visit
+
+app = PgQueue("tests")
+app.conf.update(json.loads(os.environ.get("TESTS_CONF", "{}")))
+logger = logging.getLogger(__name__)
+memory: list[bytes] = []
+left_behind: contextvars.ContextVar[str] = contextvars.ContextVar("left_behind", default="nothing")
+
+
+def place() -> dict[str, Any]:
+    """Where this runs."""
+    try:
+        loop = asyncio.get_running_loop().is_running()
+    except RuntimeError:
+        loop = False
+    return {"pid": os.getpid(), "thread": threading.current_thread().name, "loop": loop}
+
+
+@app.task
+def where() -> dict[str, Any]:
+    return place()
+
+
+@app.task
+async def where_on_loop() -> dict[str, Any]:
+    return place()
+
+
+@app.task(pool="threads")
+def where_in_threads() -> dict[str, Any]:
+    return place()
+
+
+@app.task(bind=True)
+def describe(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    return described(self.request)
+
+
+@app.task(bind=True)
+async def describe_on_loop(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return described(self.request)
+
+
+def described(request: Any) -> dict[str, Any]:
+    """What a request shows, as JSON."""
+    names = "id task queue priority args kwargs headers retries attempt root_id parent_id hostname called_directly"
+    found = {name: getattr(request, name) for name in names.split()}
+    return {**found, "eta": request.eta, "expires": request.expires, "timelimit": list(request.timelimit)}
+
+
+@app.task
+def leave_behind(value: str) -> str:
+    found = left_behind.get()
+    left_behind.set(value)
+    return found
+
+
+@app.task
+async def leave_behind_on_loop(value: str) -> str:
+    found = left_behind.get()
+    left_behind.set(value)
+    return found
+
+
+@app.task
+def echo(value: Any) -> Any:
+    return value
+
+
+@app.task
+def hold(address: str, says: str = "") -> str:
+    """Report at a gate and wait there."""
+    return visit(address, says)
+
+
+@app.task(acks_late=False)
+def hold_once(address: str, says: str = "") -> str:
+    return visit(address, says)
+
+
+@app.task
+async def hold_on_loop(address: str, says: str = "") -> str:
+    return await avisit(address, says)
+
+
+@app.task(bind=True)
+def spin(self: Any, address: str, says: str = "") -> str:
+    """Report, then compute until a time limit or a cancellation ends it."""
+    call_at(address, says)
+    try:
+        while True:
+            time.sleep(0.001)
+    except SoftTimeLimitExceeded:
+        return f"cleaned up {says}"
+
+
+@app.task
+async def spin_on_loop(address: str, says: str = "") -> str:
+    call_at(address, says)
+    try:
+        while True:
+            await asyncio.sleep(0.001)
+    except SoftTimeLimitExceeded:
+        return f"cleaned up {says}"
+
+
+@app.task
+async def deaf_on_loop(address: str) -> str:
+    """Takes every cancellation for a disturbance."""
+    call_at(address)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            continue
+
+
+@app.task
+def deaf(address: str) -> str:
+    """Waits in C code, where only a signal that kills is heard."""
+    return visit(address)
+
+
+@app.task
+def swallow(mebibytes: int) -> int:
+    memory.append(b"x" * (mebibytes << 20))
+    return os.getpid()
+
+
+@app.task(max_retries=0)
+def die(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+
+
+@app.task(acks_late=False)
+def die_once() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True)
+def say(self: Any, text: str) -> None:
+    logger.warning("said %s", text)
+
+
+@app.task
+def say_by_print(text: str) -> None:
+    print(text)
+    print(f"{text} in error", file=sys.stderr)
+
+
+@app.task(bind=True)
+def report_progress(self: Any, address: str) -> str:
+    self.update_state(state="HALFWAY", meta={"done": 50})
+    return visit(address)
+
+
+@app.task(transactional=True)
+def deposit(amount: int) -> int:
+    """Write, and enqueue, in the job's own transaction."""
+    current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
+    echo.delay(amount)
+    return amount
+
+
+@app.task(transactional=True)
+async def deposit_on_loop(amount: int) -> int:
+    await current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
+    await echo.adelay(amount)
+    return amount
+
+
+@app.task(transactional=True)
+def deposit_and_die(amount: int) -> None:
+    current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
+    os.kill(os.getpid(), signal.SIGKILL)
