@@ -47,20 +47,24 @@ class Maintenance:
     def _work(self) -> None:
         # Not all workers of a fleet at once.
         while not self._stopping.wait(INTERVAL_SECONDS * random.uniform(0.5, 1.0)):
-            try:
-                self.run_once()
-            except psycopg.Error as error:
-                logger.warning("maintenance is put off: %s", str(error).strip())
-            except Exception:
-                logger.exception("maintenance failed; it goes on")
+            for duty in (self._look_ahead, self._drop_expired, self._prune_workers):
+                self._attempt(duty)
 
-    def run_once(self) -> None:
-        """Do one round.
+    def _attempt(self, duty: Callable[[psycopg.Connection[Any]], object]) -> None:
+        """Do one thing; what fails is put off and keeps nothing else from being done."""
+        try:
+            with self._connect() as connection:
+                duty(connection)
+        except psycopg.Error as error:
+            logger.warning("maintenance is put off: %s", str(error).strip())
+        except Exception:
+            logger.exception("maintenance failed; it goes on")
 
-        Raises:
-            psycopg.Error: the database could not be reached, or a lock not be had; nothing is half done.
-        """
-        with self._connect() as connection:
-            run(connection, ensure_partitions(self._queries, self._partition_days))
-            drop_expired(connection, self._queries)
-            run(connection, prune_workers(self._queries, self._partition_days * 86_400.0))
+    def _look_ahead(self, connection: psycopg.Connection[Any]) -> None:
+        run(connection, ensure_partitions(self._queries, self._partition_days))
+
+    def _drop_expired(self, connection: psycopg.Connection[Any]) -> None:
+        drop_expired(connection, self._queries)
+
+    def _prune_workers(self, connection: psycopg.Connection[Any]) -> None:
+        run(connection, prune_workers(self._queries, self._partition_days * 86_400.0))

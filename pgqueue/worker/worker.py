@@ -19,7 +19,7 @@ from pgqueue.app import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import ClaimedJob
 from pgqueue.store.claims import held_jobs
-from pgqueue.store.partitions import ensure_partitions
+from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run
 from pgqueue.store.workers import register_worker
@@ -64,7 +64,8 @@ class Worker:
         self._stopped = threading.Event()
         self._hurry = threading.Event()
         self.failure: str | None = None
-        self._partition_days = _days(conf.result_expires, conf.failed_result_expires) + 3
+        keeps = [task.result_expires for task in app.tasks.values()]
+        self._partition_days = days_ahead(conf.result_expires, conf.failed_result_expires, *keeps)
         self._completer = Completer(
             self._connect,
             self._queries,
@@ -146,7 +147,8 @@ class Worker:
             psycopg.Error: the database cannot be reached.
         """
         with self._connect() as connection:
-            preflight(connection, self._queries)
+            for warning in preflight(connection, self._queries):
+                logger.warning("%s", warning)
             run(connection, ensure_partitions(self._queries, self._partition_days))
         self.app.conf.freeze("a worker started")
         self.app.embedded_worker_count += self.plan.in_process
@@ -389,6 +391,3 @@ class Worker:
         if entries:
             self._completer.put(entries)
 
-
-def _days(*seconds: float | None) -> int:
-    return int(max((s for s in seconds if s is not None), default=0.0) // 86_400) + 1
