@@ -7,7 +7,7 @@ A page is a script. In a directory of its own, with PGQUEUE_DSN set by the calle
 - ```console runs each line that begins with `$ `; a `pgqueue worker` without --burst stays until the page ends.
 - ```sql is run as `pgqueue sql --write` would.
 - What a block prints is compared with the lines after the command, or with the ```text block that follows.
-  `...` stands for anything; ids, process ids, host names, times and versions may differ.
+  `...` stands for anything; ids, process ids, host names, times and versions may differ. Commands end with code 0.
 - `<!-- not run: why -->` before a block leaves it out.
 """
 
@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +97,7 @@ class Page:
 
     def __init__(self) -> None:
         self.namespace: dict[str, Any] = {"__name__": "__page__"}
-        self.background: list[subprocess.Popen[str]] = []
+        self.background: list[tuple[subprocess.Popen[str], threading.Thread]] = []
 
     def run(self, block: Block) -> None:
         """Run one block; AssertionError when it prints something else than the page says."""
@@ -126,10 +125,12 @@ class Page:
         from pgqueue.cli.output import print_table
 
         with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as conn:
-            for statement in re.split(r";\s*\n(?=\S)", text.strip()):
-                cursor = conn.execute(statement.encode())
+            cursor = conn.execute(text.encode())
+            while True:
                 if cursor.description:
                     print_table([column.name for column in cursor.description], cursor.fetchall())
+                if not cursor.nextset():
+                    break
 
     def _console(self, text: str) -> None:
         for command, expected in re.findall(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
@@ -144,46 +145,60 @@ class Page:
                 env=environment,
             )
             if stays:
-                self.background.append(process)
-                _expect(process, expected)
+                said = _Output(process)
+                self.background.append((process, said))
+                said.expect(expected)
                 continue
             try:
                 found, _ = process.communicate(timeout=PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise AssertionError(f"$ {command}: no end after {PATIENCE_SECONDS} s") from None
-            if not matches(expected, found):
-                raise Different(f"$ {command}\n{expected}", found)
+            if process.returncode or not matches(expected, found):
+                raise Different(f"$ {command}\n{expected}", f"{found}[exit code {process.returncode}]")
 
     def close(self) -> None:
         """Stop what the page started."""
-        for process in self.background:
+        for process, _ in self.background:
             process.send_signal(signal.SIGTERM)
-        for process in self.background:
+        for process, reader in self.background:
             process.wait(PATIENCE_SECONDS)
+            reader.join(PATIENCE_SECONDS)
+            if process.stdout is not None:
+                process.stdout.close()
 
 
-def _expect(process: subprocess.Popen[str], expected: str) -> None:
-    """Read what a program prints until it has said what the page says; the rest is read and dropped."""
-    said: list[str] = []
-    changed = threading.Condition()
+class _Output(threading.Thread):
+    """What a program that stays prints, read as it comes."""
 
-    def read() -> None:
-        for line in process.stdout or ():
-            with changed:
-                said.append(line)
-                changed.notify_all()
-        with changed:
-            said.append("")
-            changed.notify_all()
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        super().__init__(daemon=True)
+        self._process = process
+        self._said: list[str] = []
+        self._ended = False
+        self._changed = threading.Condition()
+        self.start()
 
-    threading.Thread(target=read, daemon=True).start()
-    until = time.monotonic() + PATIENCE_SECONDS
-    with changed:
-        while not begins(expected, "".join(said)):
-            if "" in said or not changed.wait(until - time.monotonic()):
-                process.kill()
-                raise Different(expected, "".join(said))
+    def run(self) -> None:
+        for line in self._process.stdout or ():
+            with self._changed:
+                self._said.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def expect(self, expected: str) -> None:
+        """Wait until it has printed what the page says."""
+
+        def done() -> bool:
+            return self._ended or begins(expected, "".join(self._said))
+
+        with self._changed:
+            self._changed.wait_for(done, PATIENCE_SECONDS)
+            if not begins(expected, "".join(self._said)):
+                self._process.kill()
+                raise Different(expected, "".join(self._said))
 
 
 def main(name: str) -> int:

@@ -1,10 +1,13 @@
 """The reference lists what there is, and nothing else."""
 
 import re
+from collections.abc import Iterable
 
 import psycopg
 import pytest
 
+from pgqueue.cli.declined import WORKER
+from pgqueue.declined_options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
 from pgqueue.options import CallOptions, TaskOptions
 from scripts import cli_reference
 from tests.support.process import REPOSITORY
@@ -67,3 +70,21 @@ def test_the_parameters_of_enqueue_are_listed(conn: psycopg.Connection) -> None:
     assert f"`pgqueue.enqueue({', '.join(row[0])})`" in text
     how_to = (REPOSITORY / "docs/how-to/sql-enqueue.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", how_to, re.MULTILINE) == row[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "honoured", "declined"),
+    [
+        ("Options of tasks", TaskOptions.__annotations__, DECLINED_TASK_OPTIONS),
+        ("Options of apply_async", CallOptions.__annotations__, DECLINED_CALL_OPTIONS),
+        ("Flags of the worker", (), [name for option in WORKER for name in option.names[:1]]),
+    ],
+)
+def test_porting_lists_what_is_honoured_and_what_is_not(
+    section: str, honoured: Iterable[str], declined: Iterable[str]
+) -> None:
+    text = (REPOSITORY / "docs/porting.md").read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    head, _, table = text.partition("\n| ")
+    assert set(honoured) <= set(re.findall(r"`([\w-]+)`", head))
+    assert set(declined) <= set(re.findall(r"`([\w-]+)`", table))
+    assert not set(declined) & set(re.findall(r"`([\w-]+)`", head))
