@@ -7,7 +7,7 @@ A page is a script. In a directory of its own, with PGQUEUE_DSN set by the calle
 - ```console runs each line that begins with `$ `; a `pgqueue worker` without --burst stays until the page ends.
 - ```sql is run as `pgqueue sql --write` would.
 - What a block prints is compared with the lines after the command, or with the ```text block that follows.
-  `...` stands for anything; ids, process ids, host names, times and versions may differ. Commands end with code 0.
+  `...` stands for anything; ids, process ids, hosts, paths, times and versions may differ. Commands end with code 0.
 - `<!-- not run: why -->` before a block leaves it out.
 """
 
@@ -37,6 +37,8 @@ _VARYING = (
     (re.compile(r"(?<=\w)@[\w.-]+"), "@<host>"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:[+-]\d\d:?\d\d|Z)?"), "<time>"),
     (re.compile(r"PostgreSQL \d+(?:\.\d+)*"), "PostgreSQL <n>"),
+    (re.compile(r"(?<= in )/\S+"), "<place>"),
+    (re.compile(r"processes x \d+"), "processes x <n>"),
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"[ \t]+"), " "),
 )
