@@ -118,7 +118,9 @@ class Executor:
         request.ignore_result = task.ignore_result
         request.timelimit = (task.time_limit, task.soft_time_limit)
         if job.options is not None:
-            request.ignore_result = json.loads(job.options).get("ignore_result", task.ignore_result)
+            options = json.loads(job.options)
+            request.ignore_result = options.get("ignore_result", task.ignore_result)
+            request.max_retries = options.get("max_retries")
             soft, hard = self.limits(job, task)
             request.timelimit = (hard, soft)
         return request, args, kwargs
@@ -219,7 +221,9 @@ def _seconds_until(when: float | datetime | None) -> float:
 
 def _traceback_text(error: BaseException) -> str:
     """The traceback from the task's own first frame on."""
-    own = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    own = error.__traceback__
+    while own is not None and own.tb_frame.f_globals.get("__name__", "").startswith("pgqueue."):
+        own = own.tb_next
     return clean_text("".join(traceback.format_exception(type(error), error, own)))
 
 

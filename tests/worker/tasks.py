@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 import json
 import logging
 import os
@@ -113,10 +114,11 @@ def spin(self: Any, address: str, says: str = "") -> str:
 async def spin_on_loop(address: str, says: str = "") -> str:
     call_at(address, says)
     try:
-        while True:
+        for _ in itertools.count():
             await asyncio.sleep(0.001)
     except SoftTimeLimitExceeded:
-        return f"cleaned up {says}"
+        pass
+    return f"cleaned up {says}"
 
 
 @app.task
@@ -188,3 +190,21 @@ async def deposit_on_loop(amount: int) -> int:
 def deposit_and_die(amount: int) -> None:
     current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unspeakable(Exception):
+    """Cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
+@app.task
+def fail_with(kind: str) -> Any:
+    if kind == "result":
+        return object()
+    if kind == "RecursionError":
+        return fail_with.run(kind)
+    raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt, "Unspeakable": Unspeakable}[kind]

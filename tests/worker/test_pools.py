@@ -13,7 +13,7 @@ from tests.worker.gate import Gate, avisit, visit
 left_behind: contextvars.ContextVar[str] = contextvars.ContextVar("left_behind", default="nothing")
 
 
-# in a worker inside this process ---------------------------------------------------------------------------------------
+# in a worker inside this process ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "processes", "loop"])
@@ -137,14 +137,10 @@ def test_the_request_tells_everything_about_the_job(app: PgQueue, name: str) -> 
 
     def look(self: Any) -> None:
         request = self.request
-        seen.append(
-            {
-                field: getattr(request, field)
-                for field in ["id", "task", "queue", "priority", "args", "kwargs", "headers", "retries", "root_id", "parent_id", "hostname"]
-            }
-            | {"timelimit": request.timelimit, "direct": request.called_directly, "attempt": request.attempt}
-            | {"in_future": request.expires is not None and request.expires > request.eta}
-        )
+        fields = "id task queue priority args kwargs headers retries attempt root_id parent_id hostname timelimit"
+        found = {field: getattr(request, field) for field in fields.split()}
+        in_future = request.expires is not None and request.expires > request.eta
+        seen.append({**found, "direct": request.called_directly, "in_future": in_future})
 
     @app.task(bind=True, name="describe", time_limit=100, soft_time_limit=90)
     def describe(self: Any, *args: Any, **kwargs: Any) -> str | None:
@@ -201,7 +197,7 @@ def test_pools_that_do_not_exist_are_refused(app: PgQueue, pool: str) -> None:
         app.worker(pool=pool)
 
 
-# in children of `pgqueue worker` ---------------------------------------------------------------------------------------
+# in children of `pgqueue worker` ----------------------------------------------------------------------------------
 
 
 def test_prefork_runs_each_job_in_a_process_and_coroutines_on_a_loop(
