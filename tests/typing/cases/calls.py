@@ -52,8 +52,7 @@ assert_type(bound_async.delay("x"), AsyncResult[int])
 
 async def main(connection: psycopg.Connection[Any]) -> None:
     assert_type(await fetch.adelay("x"), AsyncResult[int])
-    coroutine = fetch("x")
-    assert_type(coroutine, Coroutine[Any, Any, int])
+    coroutine: Coroutine[Any, Any, int] = fetch("x")
     assert_type(await coroutine, int)
     assert_type(await (await receipt.aapply_async((1,))).aget(timeout=1), str)
     with app.using(connection) as same:
