@@ -25,6 +25,8 @@ HOST_AHEAD_SECONDS = 0.02
 HOST_AHEAD_JOBS = 255
 # A host that runs one job longer than this gives back what waits behind it.
 RECALL_SECONDS = 0.25
+# A loop ends coroutines at their limits by itself; one that does not is ended with its process.
+LOOP_GRACE_SECONDS = 1.0
 
 
 class Station:
@@ -249,6 +251,7 @@ class Pool:
     def supervise(self, now: float, hard_limit: Callable[[Held], float | None]) -> bool:
         """Enforce hard time limits and recall what waits behind a long job; true when something needs watching."""
         watch = False
+        grace = LOOP_GRACE_SECONDS if self.kind == "loop" else 0.0
         with self._lock:
             for station in self.stations:
                 if not station.sent:
@@ -262,7 +265,7 @@ class Pool:
                     limit = hard_limit(held)
                     if limit is not None:
                         watch = True
-                        if now - since > limit and held.end is None:
+                        if now - since > limit + grace and held.end is None:
                             self._time_out(station, held, limit)
                 busy = len(running) >= station.slots
                 station.stuck = busy and all(now - since > RECALL_SECONDS for _, since in running)
