@@ -17,7 +17,7 @@ from tests.support.process import REPOSITORY, CommandLine, clean_environment, wa
 
 @pytest.fixture(scope="module")
 def programs_of_wheel(archives: Path) -> Iterator[Path]:
-    """The programs of a fresh environment with the built wheel; the dependencies are this one's, for want of a network."""
+    """The programs of a fresh environment with the built wheel; its dependencies are those of this one."""
     with tempfile.TemporaryDirectory() as place:
         home = Path(place) / "venv"
         venv.create(home)
