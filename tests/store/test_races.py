@@ -316,7 +316,8 @@ def test_random_interleavings_leave_each_job_in_one_place(store: Store) -> None:
         (first, one_did), (second, two_did), (job_id, _) = _interleave(store, one, two, worker, turns)
         said = f"{said}: {turns.steps}"
         found = store.rows(
-            "select state, (select count(*) from pgqueue.attempts where job_id = id) from pgqueue.all_jobs where id = %s",
+            """select state, (select count(*) from pgqueue.attempts where job_id = id)
+               from pgqueue.all_jobs where id = %s""",
             [job_id],
         )
         assert len(found) == 1, said
