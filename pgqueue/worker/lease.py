@@ -20,6 +20,9 @@ __all__ = ["Lease", "process_instance"]
 logger = logging.getLogger("pgqueue.worker")
 
 RESCUE_BATCH = 1_000
+# Workers of this very process: their pid is ours, and they are no predecessors.
+_own_workers: set[int] = set()
+_own_lock = threading.Lock()
 
 
 def process_instance() -> str:
@@ -90,7 +93,7 @@ class Lease:
             psycopg.Error: the worker could not register.
         """
         self._connection = self._connect()
-        self.worker_id = self._register(self._connection)
+        self._enter(self._connection)
         self._expire_predecessors(self._connection)
         self._rescue(self._connection)
         self._thread.start()
@@ -100,6 +103,7 @@ class Lease:
         self._stopping = True
         self._beat_now.set()
         self._thread.join()
+        _own_workers.discard(self.worker_id or 0)
         try:
             connection = self._connection or self._connect()
             if self.worker_id is not None:
@@ -107,6 +111,11 @@ class Lease:
             connection.close()
         except psycopg.Error as error:
             logger.warning("could not sign off; the lease will run out: %s", str(error).strip())
+
+    def _enter(self, connection: psycopg.Connection[Any]) -> None:
+        with _own_lock:
+            self.worker_id = self._register(connection)
+            _own_workers.add(self.worker_id)
 
     def beat_now(self) -> None:
         """Renew at once: news may wait in the database. Safe from any thread."""
@@ -148,7 +157,7 @@ class Lease:
             if beat.dead_wait:
                 self._rescue(connection)
         if self.worker_id is None:
-            self.worker_id = self._register(connection)
+            self._enter(connection)
 
     def _rescue(self, connection: psycopg.Connection[Any]) -> None:
         statement = rescue_jobs(self._queries, self._lost_limit, RESCUE_BATCH, self._keep_seconds)
@@ -161,9 +170,9 @@ class Lease:
     def _expire_predecessors(self, connection: psycopg.Connection[Any]) -> None:
         if self.worker_id is None:
             return
-        others = run(
-            connection, live_predecessors(self._queries, self.worker_id, socket.gethostname(), process_instance())
-        )
+        asked = live_predecessors(self._queries, self.worker_id, socket.gethostname(), process_instance())
+        with _own_lock:
+            others = [(worker_id, pid) for worker_id, pid in run(connection, asked) if worker_id not in _own_workers]
         dead = [worker_id for worker_id, pid in others if pid == os.getpid() or not _alive(pid)]
         if dead:
             run(connection, expire_leases(self._queries, dead))

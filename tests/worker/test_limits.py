@@ -149,9 +149,7 @@ def test_jobs_that_end_in_time_are_not_interrupted_afterwards(app: PgQueue) -> N
         return "whole"
 
     with app.worker(pool="threads", concurrency=1):
-        results = []
-        for n in range(5):
-            results.append((short.delay(n), unlimited.delay()))
+        results = [(short.delay(n), unlimited.delay()) for n in range(5)]
         assert [(a.get(timeout=30), b.get(timeout=30)) for a, b in results] == [(n, "whole") for n in range(5)]
 
 
