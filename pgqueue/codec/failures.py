@@ -129,7 +129,8 @@ def decode_error(text: str | None, known: Callable[[str], type[BaseException] | 
     if not isinstance(found, dict) or not isinstance(found.get("type"), str):
         return RemoteError(clean_text(str(text)))
     name, message = found["type"], str(found.get("message", ""))
-    args = _stored_args(found.get("args"))
+    # SQL writes errors too, of lost workers, and gives them a message only.
+    args = _stored_args(found["args"]) if "args" in found else (message,) if message else ()
     error = _rebuild(name, args, known)
     if error is None:
         error = RemoteError(f"{name}: {message}" if message else name, name, args)

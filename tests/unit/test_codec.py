@@ -362,6 +362,13 @@ def test_strange_rows_still_give_an_error(row: str | None) -> None:
     assert isinstance(decode_error(row), Exception)
 
 
+def test_an_error_written_by_sql_keeps_its_message() -> None:
+    row = json.dumps({"type": "pgqueue.errors.WorkerLostError", "message": "worker shop@host died; lost 3 times"})
+    error = decode_error(row)
+    assert type(error) is errors.WorkerLostError
+    assert str(error) == "worker shop@host died; lost 3 times"
+
+
 def test_whatever_an_error_holds_can_be_stored() -> None:
     error = ValueError("a\0b\ud800", object(), math.nan, deep, "x" * 100_000)
     stored = encode_error(error)
