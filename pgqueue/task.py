@@ -122,6 +122,7 @@ class Task(Generic[P, R]):
     MaxRetriesExceededError = errors.MaxRetriesExceededError
     OperationalError = errors.DatabaseUnavailable
 
+    __name__: str  # of the function, as its __doc__, __module__ and __wrapped__
     max_retries: int
     default_retry_delay: float
     policy: RetryPolicy

@@ -99,7 +99,7 @@ class PsycopgClientSide(Psycopg):
             self.dsn,
             autocommit=self.autocommit,
             cursor_factory=psycopg.ClientCursor,
-            row_factory=psycopg.rows.dict_row,  # type: ignore[arg-type] # a connection of another row type is meant
+            row_factory=psycopg.rows.dict_row,
         )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -85,14 +85,13 @@ def test_every_option_is_in_the_row(shop: PgQueue, store: Store) -> None:
     assert store.value(
         "select run_at - enqueued_at = '1 hour' and expires_at - enqueued_at = '2 hours' from pgqueue.live_jobs"
     )
-    assert store.value("select headers::jsonb from pgqueue.live_jobs") == '{"who": "me", "task_id": "invoice-17"}' or (
-        '"task_id": "invoice-17"' in str(store.value("select headers::jsonb from pgqueue.live_jobs"))
-    )
-    options = store.value("select options::jsonb from pgqueue.live_jobs")
-    assert store.value(
-        'select options::jsonb = \'{"time_limit": 30, "soft_time_limit": 20, "max_retries": 7, "ignore_result": true}\''
-        " from pgqueue.live_jobs"
-    ), options
+    assert store.value("select headers::text::jsonb from pgqueue.live_jobs") == {"who": "me", "task_id": "invoice-17"}
+    assert store.value("select options::text::jsonb from pgqueue.live_jobs") == {
+        "time_limit": 30,
+        "soft_time_limit": 20,
+        "max_retries": 7,
+        "ignore_result": True,
+    }
 
 
 def test_a_naive_eta_is_in_the_time_zone_of_the_app(dsn: str, store: Store) -> None:
@@ -166,11 +165,11 @@ def test_a_setting_counts_until_the_app_first_runs_and_is_frozen_then(dsn: str, 
         @app.task(name="t.one")
         def one() -> None: ...
 
-        assert one.time_limit is None
+        before = one.time_limit
         app.conf.task_default_queue = "late"
         app.conf.task_time_limit = 5
         one.delay()
-        assert one.time_limit == 5
+        assert (before, one.time_limit) == (None, 5)
         with pytest.raises(ConfigurationError, match="frozen"):
             app.conf.task_default_queue = "later"
     assert store.value("select queue from pgqueue.live_jobs") == "late"
@@ -205,7 +204,6 @@ def test_a_signature_goes_through_json(shop: PgQueue) -> None:
     assert back.kwargs == {"y": {1, 2}}
     assert back.options == {"eta": when.isoformat(), "queue": "mail"}
     assert pgqueue.signature(given.to_dict(), app=shop.client) == back
-    assert back.apply_async(("x",)).exists() is True if False else back.task == "t.add"
 
 
 def test_a_frozen_signature(shop: PgQueue) -> None:
@@ -229,14 +227,13 @@ def test_many_in_one_statement(shop: PgQueue, store: Store) -> None:
         for i in range(2000)
     )
     assert len({result.id for result in found}) == 2000
-    assert [result.id for result in found] == sorted(result.id for result in found) or True
     rows = store.rows("select args::text, priority, state, headers::text from pgqueue.live_jobs order by seq")
     assert rows[4:7] == [
         ("[4]", 1, "available", None),
         ("[5]", 2, "scheduled", '{"i":5}'),
         ("[6]", 0, "available", None),
     ]
-    assert store.value("select count(distinct xmin) from pgqueue.live_jobs") == 1
+    assert store.value("select count(distinct xmin::text) from pgqueue.live_jobs") == 1
     assert store.live(found[5].id)["args"] == "[5]"
 
 
@@ -266,7 +263,7 @@ def test_many_are_all_or_none_and_the_bad_one_is_named(shop: PgQueue, dsn: str) 
             shop.enqueue_many([add.s(0), add.s(1), add.s(2), one, add.s(4)])
     with pytest.raises(OSError, match="generator broke"):
         shop.enqueue_many(breaks())
-    with pytest.raises(DuplicateJob, match="signature 1: .*used twice"):
+    with pytest.raises(DuplicateJob, match=r"signature 1: .*used twice"):
         shop.enqueue_many([add.s(1).set(task_id="a"), add.s(1).set(task_id="a")])
 
 
@@ -342,8 +339,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     *(
         ({"eta": value}, "eta")
         for value in (
-            datetime.datetime.max,
-            datetime.datetime.min,
+            datetime.datetime.max.replace(tzinfo=datetime.UTC),
+            datetime.datetime.min.replace(tzinfo=datetime.UTC),
             "infinity",
             "soon",
             5,
@@ -352,7 +349,15 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ),
     *(
         ({"expires": value}, "expires")
-        for value in (math.nan, math.inf, -math.inf, 1e30, True, "never", datetime.datetime.max)
+        for value in (
+            math.nan,
+            math.inf,
+            -math.inf,
+            1e30,
+            True,
+            "never",
+            datetime.datetime.max.replace(tzinfo=datetime.UTC),
+        )
     ),
     *(({"priority": value}, "priority") for value in (10, -1, 99999, True, "high", 1.5)),
     *(({"queue": value}, "queue") for value in ("", "a" * 129, "q;DROP TABLE", "Ünïcode", "mail ", "*", 5, "a\n")),
@@ -369,10 +374,11 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.usefixtures("nothing_written")
 @pytest.mark.parametrize(("options", "match"), BAD_OPTIONS, ids=str)
 def test_bad_options(shop: PgQueue, options: dict[str, Any], match: str) -> None:
+    call: Any = shop.tasks["t.add"]
     for send in (
-        lambda: shop.tasks["t.add"].apply_async((1,), **options),
+        lambda: call.apply_async((1,), **options),
         lambda: shop.send_task("elsewhere", (1,), **options),
-        lambda: asyncio.run(shop.tasks["t.add"].aapply_async((1,), **options)),
+        lambda: asyncio.run(call.aapply_async((1,), **options)),
     ):
         with pytest.raises(ValidationError, match=match) as caught:
             send()
@@ -397,7 +403,7 @@ def test_options_of_celery_that_are_declined_name_the_way_out(shop: PgQueue) -> 
         "retry_policy": "task_id",
         "shadow": "name",
     }.items():
-        with pytest.raises(UnsupportedOption, match=f"{name} is not supported: .*{way_out}"):
+        with pytest.raises(UnsupportedOption, match=rf"{name} is not supported: .*{way_out}"):
             add.apply_async((1,), **{name: 1})
         with pytest.raises(UnsupportedOption, match=name):
             add.s(1).set(**{name: 1})
@@ -478,7 +484,7 @@ def test_names_that_are_no_tasks(shop: PgQueue) -> None:
         unfit: Any = name
         with pytest.raises(ValidationError, match="task"):
             shop.send_task(unfit)
-    with pytest.raises(UnknownTask, match="did you mean 't.add'"):
+    with pytest.raises(UnknownTask, match=r"did you mean 't.add'"):
         shop.tasks["t.ad"]
     with pytest.raises(UnknownTask, match="not registered"):
         shop.signature("os.system", ("true",)).apply()
@@ -536,7 +542,7 @@ def test_a_task_of_main_is_refused_unless_a_worker_is_here(shop: PgQueue, store:
     assert task() == 1
     assert task.apply().get() == 1
     for send in (task.delay, task.s().delay, lambda: shop.enqueue_many([task.s()]), lambda: shop.send_task(task.name)):
-        with pytest.raises(ConfigurationError, match="__main__.*move it into a module"):
+        with pytest.raises(ConfigurationError, match=r"__main__.*move it into a module"):
             send()
     assert count(store) == 0
     shop.embedded_worker_count += 1
@@ -613,11 +619,12 @@ def test_enqueueing_in_a_signal_handler(shop: PgQueue, store: Store) -> None:
         handled += 1
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.003)
     try:
-        while handled < 20:
-            add.delay(1)
-            sent += 1
+        for turn in range(40):
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 * (turn % 10 + 1))
+            while handled <= turn:
+                add.delay(1)
+                sent += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -646,13 +653,15 @@ def test_event_loops_come_and_go(shop: PgQueue, store: Store) -> None:
 
 
 def test_an_async_enqueue_that_is_cancelled_leaves_the_pool_whole(dsn: str) -> None:
+    async def many(app: PgQueue) -> None:
+        for _ in range(1000):
+            await app.asend_task("t")
+
     async def run() -> None:
         with PgQueue("cancelled", dsn=dsn, pool_max_size=1) as app:
             for delay in (0.0, 0.0005, 0.001, 0.002, 0.005):
                 with pytest.raises(asyncio.TimeoutError):
-                    async with asyncio.timeout(delay):
-                        for _ in range(1000):
-                            await app.asend_task("t")
+                    await asyncio.wait_for(many(app), delay)
             await app.asend_task("t")
 
     asyncio.run(run())
@@ -661,7 +670,7 @@ def test_an_async_enqueue_that_is_cancelled_leaves_the_pool_whole(dsn: str) -> N
 # the database
 
 
-def test_an_unreachable_server(free_port: Callable[[], int] | None = None) -> None:
+def test_an_unreachable_server() -> None:
     with PgQueue("nowhere", dsn="postgresql://u:secret@127.0.0.1:1/none") as app:
         for send in (
             lambda: app.send_task("t"),

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import DuplicateJob, EnrolmentError, PgQueue
+from pgqueue import AsyncResult, DuplicateJob, EnrolmentError, PgQueue, Signature
 from tests.enqueue.kinds import ASYNC_KINDS, SYNC_KINDS, Kind
 from tests.store.store import Store
 
@@ -123,7 +123,7 @@ async def test_an_aborted_transaction_is_refused(kind: type[Kind], dsn: str, sho
         await one.begin()
         with pytest.raises(Exception, match="nowhere"):
             await one.execute("select * from nowhere")
-        with pytest.raises(EnrolmentError, match="aborted|cannot take part"):
+        with pytest.raises(EnrolmentError, match=r"aborted|cannot take part"):
             await one.enqueue(shop)
         await one.rollback()
 
@@ -153,6 +153,12 @@ async def test_a_second_job_of_one_id_leaves_the_transaction_usable(
     assert count(store) == 1
 
 
+async def many(one: Kind, app: PgQueue, signatures: list[Signature[int]]) -> list[AsyncResult[int]]:
+    if one.is_async:
+        return await app.aenqueue_many(signatures, connection=one.connection)
+    return app.enqueue_many(signatures, connection=one.connection)
+
+
 @kinds
 async def test_many_in_one_transaction(kind: type[Kind], dsn: str, shop: PgQueue, store: Store) -> None:
     add = shop.tasks["t.add"]
@@ -163,19 +169,13 @@ async def test_many_in_one_transaction(kind: type[Kind], dsn: str, shop: PgQueue
     async with opened(kind, dsn) as one:
         for end in (one.rollback, one.commit):
             await one.begin()
-            if one.is_async:
-                found = await shop.aenqueue_many(signatures, connection=one.connection)
-            else:
-                found = shop.enqueue_many(signatures, connection=one.connection)
+            found = await many(one, shop, signatures)
             assert len(found) == 50
             assert count(store) == 0
             await end()
         await one.begin()
-        with pytest.raises(DuplicateJob, match="signature 7: .*seven"):
-            if one.is_async:
-                await shop.aenqueue_many(signatures, connection=one.connection)
-            else:
-                shop.enqueue_many(signatures, connection=one.connection)
+        with pytest.raises(DuplicateJob, match=r"signature 7: .*seven"):
+            await many(one, shop, signatures)
         await one.commit()
     assert store.rows("select state, count(*) from pgqueue.live_jobs group by 1 order by 1") == [
         ("available", 49),
