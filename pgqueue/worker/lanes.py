@@ -49,7 +49,7 @@ class Lanes:
         self._queues = list(queues)
         self._clock = clock
         self._turns: dict[Kind, int] = {"full": 0, "mark": 0, "head": 0}
-        self._usual = 20e-6  # seconds per job of a look that walks over little
+        self._usual = 10e-6  # seconds per job of a look that walks over little
         self._order: list[Lane] = []  # of the current look
         self.forget()
 
@@ -171,7 +171,8 @@ class Lanes:
         size = claimed + LOOK_IN_JOBS
         if kind == "full":
             self._full_look_at = now + max(FULL_LOOK_SECONDS, seconds / FULL_LOOK_DUTY)
-        if kind == "head" or not self._far():
+        far = kind != "head" and self._far()
+        if not far or seconds / size < self._usual:
             self._usual += 0.1 * (min(seconds / size, 4 * self._usual) - self._usual)
-        else:
+        if far:
             self._mark_look_at = now + max(0.0, seconds - self._usual * size) / LOOK_BEHIND_DUTY
