@@ -1,0 +1,189 @@
+"""transactional tasks whose bodies use SQLAlchemy or Django: the fenced finish runs on their connection."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+
+from pgqueue import PgQueue, current_connection
+from tests.support.process import CommandLine
+from tests.worker.conftest import Rows
+
+INSERT = text("insert into ledger (amount) values (:amount)")
+
+
+@pytest.fixture(autouse=True)
+def _ledger(rows: Rows) -> None:
+    rows.execute("create table ledger (id bigint generated always as identity primary key, amount int)")
+
+
+@pytest.fixture
+def sessions(dsn: str) -> Iterator[Any]:
+    engine = create_engine(dsn.replace("postgresql://", "postgresql+psycopg://"))
+    yield sessionmaker(engine)
+    engine.dispose()
+
+
+def amounts(rows: Rows) -> list[int]:
+    return [row["amount"] for row in rows.execute("select amount from ledger order by amount")]
+
+
+def test_a_sqlalchemy_session_carries_work_result_and_enqueues(app: PgQueue, rows: Rows, sessions: Any) -> None:
+    @app.task
+    def child() -> None: ...
+
+    @app.task(transactional=sessions, bind=True, autoretry_for=(ConnectionError,), default_retry_delay=0)
+    def deposit(self: Any, amount: int) -> str:
+        session = current_connection()
+        session.execute(INSERT, {"amount": amount})
+        child.delay()
+        if self.request.retries == 0:
+            raise ConnectionError("the first time")
+        return type(session).__name__
+
+    with app.worker(pool="threads", concurrency=2):
+        results = [deposit.delay(n) for n in range(3)]
+        assert [result.get(timeout=30) for result in results] == ["Session"] * 3
+    assert amounts(rows) == [0, 1, 2]
+    assert [rows.job(result.id)["attempt"] for result in results] == [2, 2, 2]
+    counts = rows.execute("select count(*) as n from pgqueue.all_jobs where task = %s", [child.name])
+    assert counts[0]["n"] == 3
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback", "close"])
+def test_a_session_that_the_task_ends_itself_fails_clearly(app: PgQueue, rows: Rows, sessions: Any, how: str) -> None:
+    @app.task(transactional=sessions)
+    def break_() -> None:
+        current_connection().execute(INSERT, {"amount": 1})
+        getattr(current_connection(), how)()
+
+    @app.task(transactional=sessions)
+    def deposit() -> None:
+        current_connection().execute(INSERT, {"amount": 2})
+
+    with app.worker(pool="solo"):
+        broken = rows.end_of(break_.delay().id)
+        deposit.delay().get(timeout=30)
+    assert broken["state"] == "failed"
+    assert "transaction" in broken["error"]
+    assert 2 in amounts(rows)
+
+
+def test_an_async_session_of_sqlalchemy(app: PgQueue, rows: Rows, dsn: str) -> None:
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+psycopg://"))
+    sessions = async_sessionmaker(engine)
+
+    @app.task
+    async def child() -> None: ...
+
+    @app.task(transactional=sessions)
+    async def deposit(amount: int) -> str:
+        session = current_connection()
+        await session.execute(INSERT, {"amount": amount})
+        await child.adelay()
+        if amount == 1:
+            raise LookupError("one")
+        return type(session).__name__
+
+    @app.task
+    async def dispose() -> None:
+        await engine.dispose()
+
+    with app.worker(concurrency=2):
+        results = [deposit.delay(n) for n in range(3)]
+        states = [rows.end_of(result.id)["state"] for result in results]
+        dispose.delay().get(timeout=30)
+    assert states == ["succeeded", "failed", "succeeded"]
+    assert amounts(rows) == [0, 2]
+
+
+DJANGO = """
+import os, sys
+import django
+from django.conf import settings
+
+settings.configure(
+    DATABASES={"default": {
+        "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DB_NAME"], "USER": "postgres",
+        "HOST": "127.0.0.1", "PORT": os.environ["DB_PORT"]}},
+    INSTALLED_APPS=[], USE_TZ=True, DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+from django.db import connection, models, transaction
+from pgqueue import PgQueue
+
+
+class Entry(models.Model):
+    amount = models.IntegerField()
+
+    class Meta:
+        app_label = "books"
+        db_table = "ledger"
+
+
+app = PgQueue("books", dsn=os.environ["DSN"])
+
+
+@app.task
+def child(n):
+    return n
+
+
+@app.task(transactional=True, bind=True, autoretry_for=(ConnectionError,), default_retry_delay=0)
+def deposit(self, amount):
+    Entry.objects.create(amount=amount)
+    child.delay(amount)
+    if self.request.retries == 0:
+        raise ConnectionError("the first time")
+    return Entry.objects.count() > 0
+
+
+@app.task(transactional=True)
+def break_():
+    Entry.objects.create(amount=100)
+    connection.rollback()
+
+
+@app.task(transactional=True)
+def swallow():
+    try:
+        connection.cursor().execute("select 1/0")
+    except Exception:
+        pass
+
+
+def main():
+    with app.worker(pool="threads", concurrency=2):
+        results = [deposit.delay(n) for n in range(3)]
+        print("deposits", [result.get(timeout=30) for result in results])
+        for task in (break_, swallow):
+            try:
+                task.delay().get(timeout=30)
+            except Exception as error:
+                print(task.name.rpartition(".")[2], "failed:", type(error).__name__)
+        print("again", deposit.delay(9).get(timeout=30))
+    print("ledger", sorted(Entry.objects.values_list("amount", flat=True)))
+"""
+
+
+def test_djangos_orm_in_a_transactional_task(
+    spawn: Callable[..., CommandLine], rows: Rows, dsn: str, tmp_path: Path, server: Any
+) -> None:
+    (tmp_path / "books.py").write_text(DJANGO)
+    env = {"DSN": dsn, "DB_NAME": dsn.rpartition("/")[2], "DB_PORT": str(server.port), "PYTHONPATH": str(tmp_path)}
+    program = spawn(sys.executable, "-c", "import books; books.main()", env=env, cwd=tmp_path)
+    assert program.wait() == 0, program.output
+    assert "deposits [True, True, True]" in program.output
+    assert "break_ failed" in program.output
+    assert "swallow failed" in program.output
+    assert "again True" in program.output
+    assert "ledger [0, 1, 2, 9]" in program.output
+    children = rows.execute("select args from pgqueue.all_jobs where task = 'books.child'")
+    assert sorted(row["args"][0] for row in children) == [0, 1, 2, 9]
+    attempts = rows.execute("select attempt from pgqueue.all_jobs where task = 'books.deposit'")
+    assert [row["attempt"] for row in attempts] == [2, 2, 2, 2]
