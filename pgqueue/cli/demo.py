@@ -282,7 +282,7 @@ class _Progress:
         if self._terminal:
             room = shutil.get_terminal_size().columns
             filled = 24 * ended // total if total else 0
-            self._last = f"  {'█' * filled}{'░' * (24 - filled)} {ended}/{total} {self._label}  {line}"[: room - 1]
+            self._last = f"  [{'#' * filled}{'-' * (24 - filled)}] {ended}/{total} {self._label}  {line}"[: room - 1]
             click.echo(f"\r\x1b[2K{self._last}", nl=False)
         elif now - self._shown_at >= 1 + (now - self._begun) / 10 or not any(counts.get(state) for state in LIVE):
             if line != self._last:
