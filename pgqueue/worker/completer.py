@@ -154,11 +154,14 @@ class Completer:
     def _write(self, batch: list[Entry]) -> None:
         """Write outcomes of one kind; a bad row is isolated by halving and fails alone."""
         try:
+            if batch[0][1][0] == "unstored":
+                self._run(ensure_partitions(self._queries, self._partition_days))
             lost = self._run(self._statement(batch))
         except psycopg.OperationalError:
             raise
         except psycopg.errors.CheckViolation as error:
-            if "no partition" not in str(error):
+            # A missing partition has the code of a violated constraint, but names none.
+            if error.diag.constraint_name is not None:
                 self._isolate(batch, error)
                 return
             if not self._run(ensure_partitions(self._queries, self._partition_days)):
@@ -195,7 +198,7 @@ class Completer:
         if kind == "retry":
             columns = list(zip(*(outcome[1:] for _, outcome in batch), strict=True))
             return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep)
-        if kind == "released":
+        if kind in ("released", "unstored"):
             return release_jobs(queries, fence, keep)
         if kind == "lost":
             once = [held.job.task for held, outcome in batch if outcome[2]]

@@ -6,6 +6,8 @@ An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind,
     (n, "retry", delay, error, traceback, changes)   delay in seconds, changes as JSON text or None
     (n, "cancelled", error, traceback)
     (n, "settled",)                                  its transaction has recorded the end already
+    (n, "lost", reason, at_most_once)                its database session was lost: it runs again
+    (n, "unstored",)                                 its transaction found no partition to end in: it runs again
 """
 
 import asyncio
@@ -29,7 +31,7 @@ from pgqueue.errors import (
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
-from pgqueue.worker.transaction import Transactions
+from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions
 
 __all__ = ["Executor", "JobToRun", "Outcome"]
 
@@ -182,6 +184,11 @@ class Executor:
             return (job.number, "failed", encode_error(error), None)
 
     def _ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
+        if isinstance(error, SessionLost):
+            logger.warning("Task %s[%s]: %s", job.task, job.id, error)
+            return (job.number, "lost", clean_text(str(error)), not task.acks_late)
+        if isinstance(error, PartitionMissing):
+            return (job.number, "unstored")
         if isinstance(error, Ignore):
             return (job.number, "succeeded", None)
         if isinstance(error, Reject):

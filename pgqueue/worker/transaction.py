@@ -6,9 +6,11 @@ finish. Should the attempt no longer be this worker's, the finish matches no row
 
 import asyncio
 import contextlib
+import logging
+import select
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -19,16 +21,30 @@ from pgqueue.enrolment import aexecute_on, execute_on
 from pgqueue.errors import LeaseLost, PgQueueError
 from pgqueue.request import Request, transaction_connection
 from pgqueue.store.claims import finish_jobs
+from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Statement
 from pgqueue.task import Task
 from pgqueue.worker.django import django_atomic, django_connection
 
-__all__ = ["Transactions"]
+__all__ = ["PartitionMissing", "SessionLost", "Transactions"]
+
+logger = logging.getLogger("pgqueue.worker")
+
+# Time-outs by which the server ends a session for what the task does with it: the task's own failure.
+_OWN_TIMEOUTS = frozenset({"25P03", "25P04"})
 
 _REFUSED = (
     "a transactional task may not {what} its connection: the worker commits its work and its result together;"
     " use connection.transaction() for savepoints, or raise to roll back"
 )
+
+
+class SessionLost(Exception):
+    """The session of a transactional task ended under it: no fault of the task, which runs again if it was undone."""
+
+
+class PartitionMissing(Exception):
+    """There is no partition in which to end the job; nothing was kept."""
 
 
 class _TaskConnection(psycopg.Connection[Any]):
@@ -74,6 +90,8 @@ class Transactions:
 
         Raises:
             LeaseLost: the attempt was another's by then; nothing was kept.
+            SessionLost: the server went away; nothing was kept, or, if that happened at COMMIT, perhaps all.
+            PartitionMissing: to be made first; nothing was kept.
             Exception: what the task raised; nothing was kept.
         """
         with self._scope(task) as connection:
@@ -83,7 +101,9 @@ class Transactions:
                 value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
                 self._check(connection)
                 result = None if request.ignore_result else encode_result(value)
-                self._confirm(execute_on(connection, self._finish(job_id, token, task, result)), transaction_id, job_id)
+                with _telling_missing_partitions():
+                    ended = execute_on(connection, self._finish(job_id, token, task, result))
+                self._confirm(ended, transaction_id, job_id)
             finally:
                 transaction_connection.reset(mark)
 
@@ -98,8 +118,9 @@ class Transactions:
                 value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
                 self._check(connection)
                 result = None if request.ignore_result else encode_result(value)
-                finish = self._finish(job_id, token, task, result)
-                self._confirm(await aexecute_on(connection, finish), transaction_id, job_id)
+                with _telling_missing_partitions():
+                    ended = await aexecute_on(connection, self._finish(job_id, token, task, result))
+                self._confirm(ended, transaction_id, job_id)
             finally:
                 transaction_connection.reset(mark)
 
@@ -160,17 +181,27 @@ class Transactions:
         connection = self._thread_connection()
         try:
             yield connection
-        except BaseException:
+        except BaseException as error:
+            lost = _lost(connection, error)
             self._end(connection, psycopg.Connection.rollback)
+            if lost is not None:
+                raise lost from error
             raise
         self._end(connection, psycopg.Connection.commit)
 
     def _thread_connection(self) -> _TaskConnection:
+        """This thread's connection; the job waits for the server, which keeps other jobs from being claimed for it."""
         connection: _TaskConnection | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed or connection.broken:
-            connection = self._app.new_connection(
-                connection_class=_TaskConnection, application_name=self._application_name, autocommit=False
+        if connection is None or not _alive(connection):
+            if connection is not None:
+                connection.close()
+            made = connect_waiting(
+                lambda: self._app.new_connection(
+                    connection_class=_TaskConnection, application_name=self._application_name, autocommit=False
+                ),
+                _say_waiting,
             )
+            connection = cast(_TaskConnection, made)
             self._local.connection = connection
         return connection
 
@@ -178,8 +209,11 @@ class Transactions:
         try:
             if not connection.closed:
                 end(connection)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            lost = _lost(connection, error)
             connection.close()
+            if lost is not None:
+                raise lost from error
             raise
         _forget_session_state(connection, self._app)
 
@@ -195,23 +229,47 @@ class Transactions:
     @contextlib.asynccontextmanager
     async def _aconnection(self) -> AsyncIterator[_AsyncTaskConnection]:
         connection = self._idle.pop() if self._idle else None
-        if connection is None or connection.closed:
-            connection = await self._app.new_async_connection(
-                connection_class=_AsyncTaskConnection, application_name=self._application_name, autocommit=False
-            )
+        if connection is None or not _alive(connection):
+            if connection is not None:
+                await connection.close()
+            connection = await self._aconnect()
         try:
-            yield connection
-        except BaseException:
-            if not connection.closed:
-                await psycopg.AsyncConnection.rollback(connection)
-            raise
-        else:
+            try:
+                yield connection
+            except BaseException:
+                if not connection.closed:
+                    await psycopg.AsyncConnection.rollback(connection)
+                raise
             await psycopg.AsyncConnection.commit(connection)
+        except BaseException as error:
+            lost = _lost(connection, error)
+            if lost is not None:
+                raise lost from error
+            raise
         finally:
             if await self._areset(connection):
                 self._idle.append(connection)
             else:
                 await connection.close()
+
+    async def _aconnect(self) -> _AsyncTaskConnection:
+        delay, told = 0.1, ""
+        while True:
+            try:
+                connection: _AsyncTaskConnection = await self._app.new_async_connection(
+                    connection_class=_AsyncTaskConnection, application_name=self._application_name, autocommit=False
+                )
+            except psycopg.OperationalError as error:
+                problem = connection_problem(error)
+                if problem.exit_code == 2:
+                    raise
+                if problem.message != told:
+                    told = problem.message
+                    _say_waiting(told)
+            else:
+                return connection
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.6, 3.0)
 
     async def _areset(self, connection: _AsyncTaskConnection) -> bool:
         if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
@@ -223,6 +281,35 @@ class Transactions:
         except psycopg.Error:
             return False
         return True
+
+
+def _say_waiting(reason: str) -> None:
+    logger.warning("a transactional job waits for the database: %s", reason)
+
+
+def _alive(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether an idle connection still has its server: what arrives unasked is the server's farewell."""
+    return not connection.closed and not select.select([connection.fileno()], [], [], 0)[0]
+
+
+def _lost(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], error: BaseException
+) -> SessionLost | None:
+    """What to raise instead, when it was not the task that ended its session."""
+    if not connection.broken or not isinstance(error, Exception) or getattr(error, "sqlstate", None) in _OWN_TIMEOUTS:
+        return None
+    return SessionLost(f"its database session was lost: {' '.join(str(error).split())}")
+
+
+@contextlib.contextmanager
+def _telling_missing_partitions() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        cause = getattr(error, "orig", None) or error.__cause__ or error  # SQLAlchemy's and Django's wrap the driver's
+        if isinstance(cause, psycopg.errors.CheckViolation) and cause.diag.constraint_name is None:
+            raise PartitionMissing(str(cause)) from error
+        raise
 
 
 @contextlib.contextmanager
