@@ -34,7 +34,7 @@ from pgqueue.errors import (
     WorkerLostError,
 )
 from pgqueue.job import JobState
-from pgqueue.request import Request, current_connection
+from pgqueue.request import Request, current_connection, get_task_logger
 from pgqueue.results import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.signature import Signature, signature
@@ -80,6 +80,7 @@ __all__ = [
     "WorkerLostError",
     "__version__",
     "current_connection",
+    "get_task_logger",
     "signature",
 ]
 

@@ -5,13 +5,21 @@ The worker sets both for the time of a call; they are context variables, so thre
 
 import contextvars
 import json
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from pgqueue.errors import PgQueueError
 
-__all__ = ["Request", "current_connection", "current_request", "progress_sink", "transaction_connection"]
+__all__ = [
+    "Request",
+    "current_connection",
+    "current_request",
+    "get_task_logger",
+    "progress_sink",
+    "transaction_connection",
+]
 
 
 class Request:
@@ -145,6 +153,15 @@ transaction_connection: contextvars.ContextVar[Any] = contextvars.ContextVar("pg
 progress_sink: contextvars.ContextVar[Callable[[str, int, str], None] | None] = contextvars.ContextVar(
     "pgqueue_progress", default=None
 )
+
+
+def get_task_logger(name: str) -> logging.Logger:
+    """Return a logger for a module of tasks: the worker shows its lines with the task's name and the job's id.
+
+    Args:
+        name: usually `__name__`.
+    """
+    return logging.getLogger(f"pgqueue.task.{name}")
 
 
 def current_connection() -> Any:

@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ import click
 import psycopg
 
 from pgqueue.app import PgQueue
+from pgqueue.dsn import describe
 from pgqueue.errors import ConfigurationError
-from pgqueue.store.schema import connect_waiting
+from pgqueue.store.schema import connect_waiting, found_version
 from pgqueue.worker.logs import set_up_logging
 from pgqueue.worker.plan import WorkerPlan, make_plan
 from pgqueue.worker.reload import run_reloading
@@ -65,12 +67,13 @@ def run(
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     connection: psycopg.Connection[Any] = connect_waiting(app.new_connection, say)
-    connection.close()
+    with connection:
+        server = _server(connection, app)
     worker = Worker(app, plan)
-    _obey_signals(worker, say)
+    signals = _Signals(worker, app.conf.worker_shutdown_timeout, say)
     with _PidFile(pidfile):
         worker.start()
-        say(_banner(app, plan))
+        say(_banner(app, plan, server))
         # In slices, so that signal handlers run on every system.
         while not worker.wait(3600.0):
             pass
@@ -78,43 +81,91 @@ def run(
         say(f"pgqueue worker: {worker.failure}")
         return 1
     say(f"pgqueue worker: stopped; {worker.finished} jobs ended here")
+    if signals.restart:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "pgqueue", *sys.argv[1:]])  # noqa: S606 - this very program
     return 0
 
 
-def _banner(app: PgQueue, plan: WorkerPlan) -> str:
+def _server(connection: psycopg.Connection[Any], app: PgQueue) -> str:
+    """Where the jobs are, without the password."""
+    version = connection.info.parameter_status("server_version")
+    schema = found_version(connection, app.queries)
+    return f"{describe(app.dsn)} (PostgreSQL {version}), schema {app.queries.schema} {schema or 'missing'}"
+
+
+def _banner(app: PgQueue, plan: WorkerPlan, server: str) -> str:
+    conf = app.conf
     pools = ", ".join(f"{kind} x {size}" for kind, size in plan.pools.items())
     once = sorted(name for name, task in app.tasks.items() if not task.acks_late)
     promise = "jobs run at least once"
     if once:
-        promise += f" (at most once: {', '.join(once[:5])}{' ...' if len(once) > 5 else ''})"
+        promise += f" (at most once: {_listed(once)})"
     unknown = f"\n  unknown queues: {', '.join(plan.unknown_queues)} (no task of this application is routed there)"
     return (
         f"pgqueue worker {plan.name} is ready (pid {os.getpid()})\n"
+        f"  database: {server}\n"
         f"  queues: {', '.join(plan.queues)}\n"
         f"  pools: {pools}\n"
+        f"  tasks: {_listed(sorted(app.tasks))}\n"
+        f"  lease: {conf.worker_lease:g} s, renewed each {conf.worker_heartbeat:g} s;"
+        f" grace period of a stop: {conf.worker_shutdown_timeout:g} s\n"
         f"  {promise}" + (unknown if plan.unknown_queues else "")
     )
 
 
-def _obey_signals(worker: Worker, say: Callable[[str], None]) -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        worker.request_stop()
 
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
-    if hasattr(signal, "SIGQUIT"):
+class _Signals:
+    """What signals do: TERM and INT stop warm, a second one at once; QUIT stops at once; HUP starts anew.
 
-        def stop_now(number: int, frame: FrameType | None) -> None:
-            worker.request_stop()
-            worker.request_stop()
+    Attributes:
+        restart: whether the worker is to start again when it has stopped.
+    """
 
-        signal.signal(signal.SIGQUIT, stop_now)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    def __init__(self, worker: Worker, grace: float, say: Callable[[str], None]) -> None:
+        self.restart = False
+        self._worker = worker
+        self._grace = grace
+        self._say = say
+        self._asked = False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name, handler in (
+            ("SIGTERM", self._stop),
+            ("SIGINT", self._stop),
+            ("SIGHUP", self._start_anew),
+            ("SIGQUIT", self._stop_now),
+            ("SIGPIPE", signal.SIG_IGN),
+        ):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            self._say("pgqueue worker: stopping now; what runs goes back in line")
+        else:
+            again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            self._say(
+                f"pgqueue worker: stopping; running jobs get {self._grace:g} s to finish, {again} again ends them now"
+            )
+        self._asked = True
+        self._worker.request_stop()
+
+    def _stop_now(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        self._worker.request_stop()
+        self._worker.request_stop()
+
+    def _start_anew(self, number: int, frame: FrameType | None) -> None:
+        if not self._asked:
+            self._say("pgqueue worker: starting anew when running jobs have finished")
+            self.restart = self._asked = True
+            self._worker.request_stop()
 
 
 class _PidFile:

@@ -1,13 +1,21 @@
 """Logging of the worker's processes, with Celery's settings."""
 
+import contextvars
+import io
 import logging
 import sys
+from typing import TextIO
 
 from pgqueue.config import Conf
 from pgqueue.dsn import redact
 from pgqueue.request import current_request
 
 __all__ = ["set_up_logging"]
+
+prints = logging.getLogger("pgqueue.task.prints")
+
+# A line that a job has begun to print: each job runs in a context of its own.
+_begun: contextvars.ContextVar[str] = contextvars.ContextVar("pgqueue_begun", default="")
 
 
 class _Formatter(logging.Formatter):
@@ -41,3 +49,41 @@ def set_up_logging(conf: Conf, level: str = "WARNING", logfile: str | None = Non
     root.setLevel(level.upper())
     # A log that cannot be written (closed pipe, full disk) must not stop jobs.
     logging.raiseExceptions = False
+    if conf.worker_redirect_stdouts:
+        level_number = logging.getLevelName(conf.worker_redirect_stdouts_level)
+        sys.stdout = _Prints(sys.stdout, level_number)
+        sys.stderr = _Prints(sys.stderr, level_number)
+
+
+class _Prints(io.TextIOBase):
+    """Standard output whose lines go to the log while a task runs, under its name and its job's id."""
+
+    def __init__(self, stream: TextIO, level: int) -> None:
+        self._stream = stream
+        self._level = level
+
+    def write(self, text: str) -> int:
+        """Log what a task prints; what is printed outside of tasks goes on to the stream."""
+        if current_request.get() is None:
+            return self._stream.write(text)
+        *lines, rest = (_begun.get() + text).split("\n")
+        _begun.set(rest)
+        for line in filter(str.strip, lines):
+            prints.log(self._level, "%s", line)
+        return len(text)
+
+    def flush(self) -> None:
+        if current_request.get() is not None and _begun.get().strip():
+            prints.log(self._level, "%s", _begun.get())
+            _begun.set("")
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # a plain attribute there
+        return self._stream.encoding
