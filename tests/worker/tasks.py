@@ -4,7 +4,6 @@ import asyncio
 import contextvars
 import itertools
 import json
-import logging
 import os
 import signal
 import sys
@@ -12,12 +11,12 @@ import threading
 import time
 from typing import Any
 
-from pgqueue import PgQueue, SoftTimeLimitExceeded, current_connection
+from pgqueue import PgQueue, SoftTimeLimitExceeded, current_connection, get_task_logger
 from tests.worker.gate import avisit, call_at, visit
 
 app = PgQueue("tests")
 app.conf.update(json.loads(os.environ.get("TESTS_CONF", "{}")))
-logger = logging.getLogger(__name__)
+logger = get_task_logger(__name__)
 memory: list[bytes] = []
 left_behind: contextvars.ContextVar[str] = contextvars.ContextVar("left_behind", default="nothing")
 
