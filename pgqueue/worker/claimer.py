@@ -33,6 +33,8 @@ BUSY_JOBS = 8
 # Pauses between looks after a burst, before the locks are taken: more is likely to follow.
 AFTER_BURST_SECONDS = (0.001, 0.002, 0.004, 0.008)
 DUE_WINDOW_SECONDS = 60.0
+# Share of time spent on looks for jobs of other pools while one is full.
+PARTIAL_LOOK_DUTY = 0.05
 HAND_OVER_SECONDS = 1.0
 SETTLED_SECONDS = 10.0  # a connection that lasted so long was a good one
 LISTENER_TEST_SECONDS = 20.0
@@ -99,6 +101,7 @@ class Claimer:
         self._token_sent: str | None = None
         self._tested_at = 0.0
         self._due_in: float | None = None
+        self._partial_look_at = 0.0
         self._opened_at = 0.0
         self._looked_at: float | None = None
         self._stopping = False
@@ -174,6 +177,11 @@ class Claimer:
             if worker_id is None or limit <= 0:
                 self._wait_for_room(more)
                 continue
+            if full and (pause := self._partial_look_at - time.monotonic()) > 0:
+                if self._wants_more_room(full):
+                    self._sleep(pause)
+                self._wants_room = False
+                continue
             claimed = self._look(worker_id, limit, full)
             more = claimed == limit
             if claimed:
@@ -185,6 +193,8 @@ class Claimer:
             if self._due_in is not None and self._due_in <= 0:
                 continue
             self._on_drained()
+            if full and not self._wants_more_room(full):
+                continue
             if self._asleep and not stale:
                 burst = quiet_looks = 0
                 self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
@@ -207,6 +217,12 @@ class Claimer:
                 else:
                     burst = quiet_looks = 0
                     self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+            self._wants_room = False
+
+    def _wants_more_room(self, full: list[str]) -> bool:
+        """Ask to be woken when a full pool has room; false when it got some meanwhile."""
+        self._wants_room = True
+        return self._room()[1] == full
 
     def _wait_for_room(self, more: bool) -> None:
         now = time.monotonic()
@@ -243,7 +259,11 @@ class Claimer:
         if jobs:
             jobs.sort(key=_place)
             self._take(token, jobs)
-        self._lanes.learn(kind, look, jobs, len(jobs) < limit, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._lanes.learn(kind, look, jobs, len(jobs) < limit, seconds)
+        if full and not jobs:
+            # It walked over all jobs of the pools that are full.
+            self._partial_look_at = time.monotonic() + seconds / PARTIAL_LOOK_DUTY
         if lanes := self._lanes.behind():
             self._lanes.move(lanes, run(connection, first_places(self._queries, lanes, list(self.unknown))))
         return len(jobs)

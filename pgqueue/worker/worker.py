@@ -279,6 +279,7 @@ class Worker:
             self._completer.put(ended)
 
     def _after_write(self) -> None:
+        self._claimer.has_room()  # outcomes that waited to be written may have been what held claims back
         if self.plan.burst and not any(pool.load for pool in self.pools.values()):
             self._claimer.nudge()
 
@@ -390,4 +391,3 @@ class Worker:
         entries: list[Entry] = [(attempt, ("released",)) for attempt in held]
         if entries:
             self._completer.put(entries)
-
