@@ -60,15 +60,20 @@ class Cluster:
         programs: directory with initdb and postgres.
         settings: of postgresql.conf, over the tests' own.
         hba: lines put before those that trust every local connection.
+        parent: where its directory is made; None: in memory where there is room.
     """
 
     def __init__(
-        self, programs: Path, settings: Mapping[str, str | int] | None = None, hba: Sequence[str] = ()
+        self,
+        programs: Path,
+        settings: Mapping[str, str | int] | None = None,
+        hba: Sequence[str] = (),
+        parent: Path | None = None,
     ) -> None:
         self.programs = programs
         self.port = _free_port()
         # Memory-backed where there is room: fsync stays on and costs little. What survives a killed server is the same.
-        self.directory = Path(tempfile.mkdtemp(prefix="pgq-", dir=_roomy("/dev/shm")))
+        self.directory = Path(tempfile.mkdtemp(prefix="pgq-", dir=parent or _roomy("/dev/shm")))
         self.directory.chmod(0o755)
         self.data = self.directory / "data"
         self.log = self.directory / "log"

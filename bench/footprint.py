@@ -1,0 +1,68 @@
+"""What pgqueue costs when nothing happens: an idle worker, an import, the command line's start."""
+
+import collections
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from bench.report import Figure, at_most, at_most_times
+from bench.run import Run
+from tests.support.process import REPOSITORY, clean_environment
+
+__all__ = ["idle", "imports"]
+
+MIB = 2**20
+_LOGGED = re.compile(r"^.* bench (\S*) LOG:  (?:statement|execute [^:]*): *(\S+ \S+)", re.MULTILINE)
+
+
+def idle(run: Run) -> Iterator[Figure]:
+    """A worker with 2 children and nothing to do: statements that the server logs, processor time, memory."""
+    server = run.server
+    server.clear()
+    seconds = 60.0 if run.long else 15.0
+    server.cluster.execute("alter database bench set log_statement = 'all'")
+    try:
+        with run.worker("default", "-P", "processes", "-c", "2", app="bench.empty:app") as worker:
+            time.sleep(5)
+            already = len(server.cluster.log_text())
+            before, began = worker.cpu_seconds(), time.monotonic()
+            time.sleep(seconds)
+            passed = time.monotonic() - began
+            cpu = (worker.cpu_seconds() - before) / passed * 100
+            logged = collections.Counter(_LOGGED.findall(server.cluster.log_text()[already:]))
+            supervisor = worker.process.memory_info().rss / MIB
+            children = [child.memory_info().rss / MIB for child in worker.children()]
+    finally:
+        server.cluster.execute("alter database bench reset log_statement")
+    note = ", ".join(f"{text.lower()} x {count}" for (_, text), count in logged.most_common(6))
+    yield at_most("idle worker: statements", "1/s", [sum(logged.values()) / passed], 1, note=f"{passed:.0f} s: {note}")
+    yield at_most("idle worker: processor", "%", [cpu], 0.5, note="supervisor and 2 children")
+    yield at_most("idle worker: memory of the supervisor", "MiB", [supervisor], 60)
+    sizes = ", ".join(f"{size:.1f}" for size in children)
+    yield at_most("idle worker: memory of a child", "MiB", [max(children)], 45, note=f"children: {sizes}")
+
+
+def imports(run: Run) -> Iterator[Figure]:
+    """Import and command line, each in a fresh interpreter."""
+    times: dict[str, list[float]] = {"pgqueue": [], "psycopg, psycopg_pool": []}
+    for _ in range(7):
+        for modules, found in times.items():
+            program = f"import time; began = time.perf_counter(); import {modules}; print(time.perf_counter() - began)"
+            found.append(float(_output(sys.executable, "-c", program)) * 1e3)
+    yield at_most_times("import pgqueue", "ms", times["pgqueue"], times["psycopg, psycopg_pool"], 1.4)
+    starts = []
+    for _ in range(5):
+        began = time.perf_counter()
+        _output(sys.executable, "-m", "pgqueue", "--help")
+        starts.append(time.perf_counter() - began)
+    yield at_most("pgqueue --help", "s", starts, 0.35)
+    run.say(f"import {statistics.median(times['pgqueue']):.0f} ms, --help {statistics.median(starts):.2f} s")
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(
+        command, env=clean_environment(), cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=30
+    ).stdout
