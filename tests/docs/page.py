@@ -37,7 +37,7 @@ _VARYING = (
     (re.compile(r"(?<=\w)@[\w.-]+"), "@<host>"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:[+-]\d\d:?\d\d|Z)?"), "<time>"),
     (re.compile(r"PostgreSQL \d+(?:\.\d+)*"), "PostgreSQL <n>"),
-    (re.compile(r"(?<= in )/\S+"), "<place>"),
+    (re.compile(r"(?:(?<= in )|(?<=@))/\S+"), "<place>"),
     (re.compile(r"processes x \d+"), "processes x <n>"),
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"[ \t]+"), " "),
