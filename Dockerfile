@@ -5,8 +5,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pgqueue pgqueue
 COPY sql sql
 COPY migrations migrations
-RUN pip install --no-cache-dir .
 COPY examples examples
+RUN pip install --no-cache-dir .
 # PostgreSQL's port is reached by name, nothing here listens, and nothing needs to be root.
 USER nobody
 ENTRYPOINT ["pgqueue"]
