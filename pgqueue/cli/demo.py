@@ -84,7 +84,6 @@ def _stage(keep: bool) -> Iterator[_Stage]:
             if name != "PGQUEUE_TRACEBACK":
                 del os.environ[name]
         os.environ["PGQUEUE_DSN"] = dsn
-        os.environ["PGQUEUE_WORKER_PROC_ALIVE_TIMEOUT"] = "60"  # a machine busy with other things is no reason to fail
         os.chdir(place)
         sys.path.insert(0, str(home))
         migrate(dsn)
