@@ -13,6 +13,7 @@ from tests.support.process import REPOSITORY, CommandLine, wait_until
 from tests.worker.gate import Gate
 
 TASKS = "tests.worker.tasks"
+LOOP_TASKS = "tests.worker.loop_tasks"
 ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -112,18 +113,23 @@ StartWorker = Callable[..., CommandLine]
 
 @pytest.fixture
 def start_worker(dsn: str, spawn_cli: Callable[..., CommandLine]) -> StartWorker:
-    """start_worker(*options, conf={...}, app="…", env={…}): `pgqueue worker` with tests/worker/tasks.py, ready."""
+    """start_worker(*options, loop=False, conf={...}, app="…", env={…}): `pgqueue worker`, ready.
+
+    It has the tasks of tasks.py, with `loop` also those of loop_tasks.py.
+    """
 
     def start(
         *options: str,
         conf: dict[str, Any] | None = None,
-        app: str = f"{TASKS}:app",
+        app: str | None = None,
+        loop: bool = False,
         env: dict[str, str] | None = None,
         wait: bool = True,
         **more: Any,
     ) -> CommandLine:
         settings = {"worker_poll_interval": 0.05, "worker_proc_alive_timeout": 60, **(conf or {})}
         everything = {"PGQUEUE_DSN": dsn, "TESTS_CONF": json.dumps(settings), **(env or {})}
+        app = app or f"{LOOP_TASKS if loop else TASKS}:app"
         command = spawn_cli("-A", app, "worker", *options, env=everything, **{"cwd": REPOSITORY, **more})
         if wait:
             command.expect("is ready")

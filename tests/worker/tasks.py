@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import itertools
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import time
 from typing import Any
 
 from pgqueue import PgQueue, SoftTimeLimitExceeded, current_connection, get_task_logger
-from tests.worker.gate import avisit, call_at, visit
+from tests.worker.gate import call_at, visit
 
 app = PgQueue("tests")
 app.conf.update(json.loads(os.environ.get("TESTS_CONF", "{}")))
@@ -35,24 +34,8 @@ def where() -> dict[str, Any]:
     return place()
 
 
-@app.task
-async def where_on_loop() -> dict[str, Any]:
-    return place()
-
-
-@app.task(pool="threads")
-def where_in_threads() -> dict[str, Any]:
-    return place()
-
-
 @app.task(bind=True)
 def describe(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    return described(self.request)
-
-
-@app.task(bind=True)
-async def describe_on_loop(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    await asyncio.sleep(0)
     return described(self.request)
 
 
@@ -65,13 +48,6 @@ def described(request: Any) -> dict[str, Any]:
 
 @app.task
 def leave_behind(value: str) -> str:
-    found = left_behind.get()
-    left_behind.set(value)
-    return found
-
-
-@app.task
-async def leave_behind_on_loop(value: str) -> str:
     found = left_behind.get()
     left_behind.set(value)
     return found
@@ -93,11 +69,6 @@ def hold_once(address: str, says: str = "") -> str:
     return visit(address, says)
 
 
-@app.task
-async def hold_on_loop(address: str, says: str = "") -> str:
-    return await avisit(address, says)
-
-
 @app.task(bind=True)
 def spin(self: Any, address: str, says: str = "") -> str:
     """Report, then compute until a time limit or a cancellation ends it."""
@@ -107,28 +78,6 @@ def spin(self: Any, address: str, says: str = "") -> str:
             time.sleep(0.001)
     except SoftTimeLimitExceeded:
         return f"cleaned up {says}"
-
-
-@app.task
-async def spin_on_loop(address: str, says: str = "") -> str:
-    call_at(address, says)
-    try:
-        for _ in itertools.count():
-            await asyncio.sleep(0.001)
-    except SoftTimeLimitExceeded:
-        pass
-    return f"cleaned up {says}"
-
-
-@app.task
-async def deaf_on_loop(address: str) -> str:
-    """Takes every cancellation for a disturbance."""
-    call_at(address)
-    while True:
-        try:
-            await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            continue
 
 
 @app.task
@@ -175,13 +124,6 @@ def deposit(amount: int) -> int:
     """Write, and enqueue, in the job's own transaction."""
     current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
     echo.delay(amount)
-    return amount
-
-
-@app.task(transactional=True)
-async def deposit_on_loop(amount: int) -> int:
-    await current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
-    await echo.adelay(amount)
     return amount
 
 

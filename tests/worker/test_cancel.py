@@ -182,7 +182,7 @@ def test_processes_the_child_is_ended_and_its_neighbour_goes_on(
 def test_threads_and_coroutines_of_children_are_interrupted(
     start_worker: StartWorker, send: Send, sender: PgQueue, gate: Gate, rows: Rows
 ) -> None:
-    start_worker("-P", "threads", "-c", "2")
+    start_worker("-P", "threads", "-c", "2", loop=True)
     beside, spin, coroutine = (
         send("hold", gate.address, "beside"),
         send("spin", gate.address, "spin"),

@@ -71,7 +71,7 @@ def test_term_lets_running_jobs_finish_and_gives_waiting_ones_back_at_once(
 
 
 def test_a_second_term_gives_back_what_runs(start_worker: StartWorker, send: Send, gate: Gate, rows: Rows) -> None:
-    worker = start_worker("-P", "processes:1,threads:1")
+    worker = start_worker("-P", "processes:1,threads:1", loop=True)
     held = send("hold", gate.address, "hold")
     visitor = gate.next()
     on_loop = send("hold_on_loop", gate.address, "loop")
@@ -204,7 +204,7 @@ def test_children_that_cannot_import_the_application_end_the_worker_with_1(
 def test_burst_ends_when_nothing_is_left(start_worker: StartWorker, send: Send, rows: Rows) -> None:
     results = [send("echo", n) for n in range(30)] + [send("where_on_loop")]
     later = send("echo", "later", countdown=3600)
-    worker = start_worker("-c", "2", "--burst", wait=False)
+    worker = start_worker("-c", "2", "--burst", wait=False, loop=True)
     assert worker.wait() == 0
     assert {rows.job(result.id)["state"] for result in results} == {"succeeded"}
     assert rows.job(later.id)["state"] == "scheduled"

@@ -198,7 +198,7 @@ def test_threads_hard_replaces_the_process_and_neighbours_run_again_unspent(
 def test_the_loop_ends_coroutines_one_by_one_and_its_process_when_one_is_deaf(
     start_worker: StartWorker, send: Send, gate: Gate, rows: Rows
 ) -> None:
-    start_worker("-P", "loop", "-c", "10")
+    start_worker("-P", "loop", "-c", "10", loop=True)
     assert send("spin_on_loop", gate.address, "soft", soft_time_limit=SOFT).get(timeout=30) == "cleaned up soft"
     gate.next()
     beside = send("hold_on_loop", gate.address, "neighbour")

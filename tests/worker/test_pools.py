@@ -203,7 +203,7 @@ def test_pools_that_do_not_exist_are_refused(app: PgQueue, pool: str) -> None:
 def test_prefork_runs_each_job_in_a_process_and_coroutines_on_a_loop(
     start_worker: StartWorker, send: Send, gate: Gate
 ) -> None:
-    worker = start_worker("-P", "prefork", "-c", "2")
+    worker = start_worker("-P", "prefork", "-c", "2", loop=True)
     held = [send("hold", gate.address), send("hold", gate.address)]
     visitors = gate.take(2)
     pids = {visitor.pid for visitor in visitors}
@@ -243,7 +243,7 @@ def test_solo_runs_in_the_worker_itself_one_at_a_time(start_worker: StartWorker,
 
 
 def test_several_pools_with_a_size_each(start_worker: StartWorker, send: Send, gate: Gate, rows: Rows) -> None:
-    start_worker("-P", "processes:1,threads:2")
+    start_worker("-P", "processes:1,threads:2", loop=True)
     first = send("hold", gate.address)
     holder = gate.next()
     assert send("where_in_threads").get(timeout=30)["pid"] != holder.pid, "threads go on while the process is busy"
@@ -253,13 +253,13 @@ def test_several_pools_with_a_size_each(start_worker: StartWorker, send: Send, g
 
 
 def test_context_variables_do_not_leak_in_children(start_worker: StartWorker, send: Send) -> None:
-    start_worker("-P", "processes", "-c", "1")
+    start_worker("-P", "processes", "-c", "1", loop=True)
     assert [send("leave_behind", f"job {n}").get(timeout=30) for n in range(3)] == ["nothing"] * 3
     assert [send("leave_behind_on_loop", f"job {n}").get(timeout=30) for n in range(3)] == ["nothing"] * 3
 
 
 def test_the_request_crosses_the_pipe(start_worker: StartWorker, send: Send) -> None:
-    start_worker("-c", "1", "-n", "shop@%h")
+    start_worker("-c", "1", "-n", "shop@%h", loop=True)
     for name in ("describe", "describe_on_loop"):
         result = send(name, 1, priority=3, headers={"a": [1]}, expires=3600, time_limit=9, soft_time_limit=8)
         found = result.get(timeout=30)

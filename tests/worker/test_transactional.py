@@ -281,7 +281,7 @@ def test_outside_of_a_transactional_job_there_is_no_connection(app: PgQueue) -> 
 
 
 def test_in_processes_and_on_their_loop(start_worker: StartWorker, send: Send, rows: Rows) -> None:
-    start_worker("-P", "processes", "-c", "2")
+    start_worker("-P", "processes", "-c", "2", loop=True)
     results = [send("deposit", n) for n in range(20)] + [send("deposit_on_loop", n) for n in range(20, 40)]
     assert [result.get(timeout=30) for result in results] == list(range(40))
     assert amounts(rows) == list(range(40))
