@@ -668,6 +668,7 @@ CREATE OR REPLACE FUNCTION pgqueue.rescue_jobs(p_lost_limit integer, p_limit int
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
+ SET lock_timeout TO '2s'
 AS $function$
 #variable_conflict use_column
 declare

@@ -37,3 +37,9 @@ order by id
 -- Rows of workers whose jobs have all been pruned.
 delete from pgqueue.workers
 where coalesce(stopped_at, rescued_at) < now() - make_interval(secs => %(age)s)
+
+-- name: isolation_level
+show transaction_isolation
+
+-- name: read_committed
+set default_transaction_isolation = 'read committed'

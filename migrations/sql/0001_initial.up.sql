@@ -633,11 +633,12 @@ end $$;
 
 -- Declares workers whose lease ran out dead, ends their database sessions, and gives their jobs back, a bounded number
 -- at a time. Any worker may call it; each dead worker is handled by one caller at a time.
+-- It runs where leases are renewed, and so waits for no lock longer than two seconds.
 create function pgqueue.rescue_jobs(p_lost_limit integer, p_limit integer, p_keep interval)
 returns table (worker_id bigint, worker text, id uuid, outcome text)
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
-set enable_seqscan = off set jit = off as $$
+set enable_seqscan = off set jit = off set lock_timeout = '2s' as $$
 #variable_conflict use_column
 declare
     v_worker pgqueue.workers;

@@ -10,9 +10,11 @@ __all__ = [
     "Heartbeat",
     "WorkerRow",
     "expire_leases",
+    "isolation_level",
     "list_workers",
     "live_predecessors",
     "prune_workers",
+    "read_committed",
     "register_worker",
     "renew_lease",
     "stop_worker",
@@ -137,3 +139,13 @@ def list_workers(queries: Queries, every: bool = False) -> Statement[list[Worker
 def prune_workers(queries: Queries, age_seconds: float) -> Statement[None]:
     """Delete the rows of workers that ended longer ago than `age_seconds`."""
     return Statement(queries["prune_workers"], {"age": age_seconds}, lambda rows: None)
+
+
+def isolation_level(queries: Queries) -> Statement[str]:
+    """Return the isolation level in which a statement of this session runs."""
+    return Statement(queries["isolation_level"], {}, lambda rows: str(rows[0][0]))
+
+
+def read_committed(queries: Queries) -> Statement[None]:
+    """Let each statement of this session see what was committed before it."""
+    return Statement(queries["read_committed"], {}, lambda rows: None)

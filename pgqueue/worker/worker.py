@@ -22,7 +22,7 @@ from pgqueue.store.claims import held_jobs
 from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run
-from pgqueue.store.workers import register_worker
+from pgqueue.store.workers import isolation_level, read_committed, register_worker
 from pgqueue.worker.claimer import Claimer
 from pgqueue.worker.completer import BATCH, Completer, Entry
 from pgqueue.worker.executor import Executor
@@ -200,6 +200,9 @@ class Worker:
         worker_id = self.lease.worker_id
         name = f"{self._queries.schema}/{worker_id}" if worker_id is not None else f"{self._queries.schema} worker"
         connection: psycopg.Connection[Any] = self.app.new_connection(application_name=name, listen=listen)
+        # Claims and finishes count on each statement's own snapshot, whatever the role's default is.
+        if run(connection, isolation_level(self._queries)) != "read committed":
+            run(connection, read_committed(self._queries))
         return connection
 
     def _register(self, connection: psycopg.Connection[Any]) -> int:
