@@ -23,7 +23,7 @@ from pgqueue.results import AsyncResult
 from pgqueue.signature import Signature
 from pgqueue.store.claims import finished_attempts
 from pgqueue.store.database import Database, translate
-from pgqueue.store.jobs import Row, insert_rows, take_back_jobs, taken_ids
+from pgqueue.store.jobs import Common, Row, insert_rows, row_of, take_back_jobs, taken_ids
 from pgqueue.store.statement import Queries, Statement, arun, run
 from pgqueue.task import Task
 
@@ -48,22 +48,23 @@ class _Batch:
         self.given: dict[int, tuple[str, str]] = {}  # place -> (task_id, job id) that the caller chose
         size = index = 0
         task: Task[..., Any] | None = None
-        name = ""
+        name, common = "", cast(Common, ())
         try:
             for index, one in enumerate(signatures):
                 if type(one) is not Signature:
                     raise ValidationError(f"expected a signature such as task.s(1), got {type(one).__name__}")
                 if one.task != name:
                     name, task = one.task, client.simple_task(one.task)
+                    if task is not None:
+                        plan = task.plan
+                        common = (name, plan.queue, plan.priority, None, None, None, None, plan.expires_in, None)
                 if task is None or one.options:
                     row = self._with_options(index, one)
                 else:
                     task.fits(one.args, one.kwargs)
-                    plan = task.plan
-                    args, kwargs = encode_call(one.args, one.kwargs)
-                    row = (name, plan.queue, plan.priority, args, kwargs, None, None, None, None, plan.expires_in, None)
+                    row = (common, *encode_call(one.args, one.kwargs))
                 self.rows.append(row)
-                size += len(row[3] or "") + len(row[4] or "") + len(row[5] or "")
+                size += len(row[1] or "") + len(row[2] or "") + len(row[0][3] or "")
                 if size > MAX_BYTES or index >= MAX_JOBS:
                     raise LimitExceeded(_TOO_MUCH)
         except PgQueueError as error:
@@ -81,7 +82,7 @@ class _Batch:
         prepared = self._client.prepare(one.task, one.args, one.kwargs, one.options)
         if prepared.job.own_id:
             self.given[index] = (prepared.task_id, prepared.job.id)
-        return prepared.job[1:12]
+        return row_of(prepared.job)
 
     def _refuse_twins(self) -> None:
         seen: set[str] = set()

@@ -28,19 +28,11 @@ __all__ = [
 ]
 
 _SEPARATOR = "\x1f"
-Row = tuple[
-    str,
-    str,
-    int,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    float | None,
-    datetime | None,
-    float | None,
-    datetime | None,
-]
+_DIGITS = {number: str(number) for number in range(10)}  # half the price of str()
+
+# task, queue, priority, headers, options, delay, eta, expires_in, expires_at: most jobs of a batch share one of these
+Common = tuple[str, str, int, str | None, str | None, float | None, datetime | None, float | None, datetime | None]
+Row = tuple[Common, str | None, str | None]  # what it shares with others, args, kwargs
 
 
 class JobRow(NamedTuple):
@@ -100,7 +92,12 @@ def insert_job(queries: Queries, job: NewJob) -> Statement[bool]:
 
 def insert_jobs(queries: Queries, jobs: Sequence[NewJob], root_id: str | None, parent_id: str | None) -> Statement[int]:
     """Insert many jobs in one statement; returns how many. Their own root_id and parent_id do not count."""
-    return insert_rows(queries, [job[0] for job in jobs], [job[1:12] for job in jobs], root_id, parent_id)
+    return insert_rows(queries, [job.id for job in jobs], list(map(row_of, jobs)), root_id, parent_id)
+
+
+def row_of(job: NewJob) -> Row:
+    """Split a job into what it may share with others and what it has for itself."""
+    return (job[1], job[2], job[3], job[6], job[7], job[8], job[9], job[10], job[11]), job[4], job[5]
 
 
 def insert_rows(
@@ -111,21 +108,25 @@ def insert_rows(
     Args:
         queries: of the schema.
         ids: of the jobs, none of them taken.
-        rows: the fields `task` to `expires_at` of NewJob, for each.
+        rows: the rest of each job.
         root_id, parent_id: of all of them.
     """
-    tasks, queues, priorities, args, kwargs, headers, options, delays, etas, expires_in, expires_at = zip(
-        *rows, strict=True
-    )
+    common = [row[0] for row in rows]
+    columns: Iterable[tuple[Any, ...]]
+    if common.count(common[0]) == len(common):
+        columns = ((value,) * len(common) for value in common[0])
+    else:
+        columns = zip(*common, strict=True)
+    tasks, queues, priorities, headers, options, delays, etas, expires_in, expires_at = columns
     return Statement(
         queries["insert_jobs"],
         {
             "ids": f"{{{','.join(ids)}}}",
             "tasks": _SEPARATOR.join(tasks),
             "queues": _SEPARATOR.join(queues),
-            "priorities": _array(priorities),
-            "args": _joined(args),
-            "kwargs": _joined(kwargs),
+            "priorities": f"{{{','.join([_DIGITS.get(priority) or str(priority) for priority in priorities])}}}",
+            "args": _joined([row[1] for row in rows]),
+            "kwargs": _joined([row[2] for row in rows]),
             "headers": _joined(headers),
             "options": _joined(options),
             "delays": _column(delays, str),
@@ -143,13 +144,13 @@ def _array(values: Iterable[Any]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def _column(values: tuple[Any, ...], text: Callable[[Any], str]) -> str | None:
+def _column(values: Sequence[Any], text: Callable[[Any], str]) -> str | None:
     if values.count(None) == len(values):
         return None
     return "{" + ",".join("null" if value is None else f'"{text(value)}"' for value in values) + "}"
 
 
-def _joined(values: tuple[str | None, ...]) -> str | None:
+def _joined(values: Sequence[str | None]) -> str | None:
     missing = values.count(None)
     if missing == len(values):
         return None
