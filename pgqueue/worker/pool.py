@@ -147,7 +147,10 @@ class Pool:
             for station in stations:
                 if share > 1 and station.stuck:
                     continue
-                count = min(station.slots * share - len(station.sent), len(buffer), station.quota)
+                room = station.slots * share - len(station.sent)
+                if share > 1 and room * 2 < station.slots * share:
+                    continue  # it has enough to go on with: jobs travel in batches
+                count = min(room, len(buffer), station.quota)
                 if count > 0:
                     batch = [buffer.popleft() for _ in range(count)]
                     station.quota -= count

@@ -167,7 +167,7 @@ class Supervisor:
                 self._dead.append(found)
                 self._attention.set()
                 continue
-            for message in messages:
+            for message in _gathered(messages):
                 self._handle(*found, message)
 
     def _handle(self, pool: Pool, station: Station, message: tuple[Any, ...]) -> None:
@@ -242,3 +242,16 @@ class Supervisor:
             self._idle_since = now
             pool.concurrency = hosts - 1
             pool.retire(pool.stations[-1])
+
+
+def _gathered(messages: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Join outcomes that arrived together: a process reports each by itself, and each message costs a round of work."""
+    gathered: list[tuple[Any, ...]] = []
+    for message in messages:
+        if message[0] == "done" and gathered and gathered[-1][0] == "done":
+            _, seconds, outcomes = gathered[-1]
+            outcomes.extend(message[2])
+            gathered[-1] = ("done", seconds + message[1], outcomes)
+        else:
+            gathered.append(message)
+    return gathered
