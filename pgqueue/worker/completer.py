@@ -27,6 +27,7 @@ __all__ = ["Completer"]
 logger = logging.getLogger("pgqueue.worker")
 
 BATCH = 500
+ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 Entry = tuple[Held, tuple[Any, ...]]  # an attempt, and (kind, ...) of its outcome
 
 
@@ -170,7 +171,8 @@ class Completer:
         except psycopg.Error as error:
             self._isolate(batch, error)
             return
-        self.finished += len(batch) - len(lost)
+        if batch[0][1][0] in ENDS:
+            self.finished += len(batch) - len(lost)
         if lost:
             self._explain(batch, lost)
 

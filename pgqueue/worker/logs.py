@@ -27,7 +27,8 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         request = current_request.get()
-        if request is None:
+        # What pgqueue itself says of a job names it already.
+        if request is None or record.name == "pgqueue.task":
             return redact(super().format(record))
         record.task_name, record.task_id = request.task, request.id
         return redact(self._in_task.format(record))

@@ -22,7 +22,7 @@ class WorkerPlan:
     """Everything a worker needs to know that is not in the database.
 
     Attributes:
-        name: shown to people; `%h` host, `%n` application, `%d` pid were replaced.
+        name: shown to people; `%h` host, `%n` application, `%d` domain were replaced.
         queues: names to serve.
         pools: kind -> concurrency; the first takes plain functions that name no pool.
         autoscale: (most, least) children of the processes pool; None: fixed.
@@ -150,7 +150,7 @@ def make_plan(
         size = pools.pop("processes")
         pools = {"threads": pools.get("threads", size), **pools}
     host = socket.gethostname()
-    label = (name or "%n@%h").replace("%h", host).replace("%n", app.main or "app").replace("%d", str(os.getpid()))
+    label = (name or "%n@%h").replace("%h", host).replace("%n", app.main or "app").replace("%d", host.partition(".")[2])
     return WorkerPlan(
         name=label,
         queues=serving,
