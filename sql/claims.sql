@@ -24,6 +24,12 @@ select unnest(pgqueue.retry_jobs(
 -- Fenced; given back as if never claimed.
 select unnest(pgqueue.release_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], %(keep)s))
 
+-- name: release_claims
+-- Claims whose answer was lost: if they happened, this worker does not know what it holds.
+select unnest(pgqueue.release_jobs(array_agg(j.id), array_agg(j.claim_token), %(keep)s))
+from pgqueue.live_jobs j
+where j.state = 'running' and j.worker_id = %(worker_id)s and j.claim_token = any (%(tokens)s::bigint[])
+
 -- name: lose_jobs
 -- Fenced; attempts that ended with the process that ran them.
 select id, outcome from pgqueue.lose_jobs(

@@ -19,6 +19,7 @@ __all__ = [
     "first_places",
     "held_jobs",
     "lose_jobs",
+    "release_claims",
     "release_jobs",
     "rescue_jobs",
     "retry_jobs",
@@ -133,6 +134,14 @@ def release_jobs(queries: Queries, fence: Fence, keep_seconds: float | None) -> 
     Jobs that were asked to stop meanwhile are cancelled, and kept for `keep_seconds`.
     """
     return Statement(queries["release_jobs"], {**_fence(fence), "keep": _interval(keep_seconds)}, _ids)
+
+
+def release_claims(
+    queries: Queries, worker_id: int, tokens: Sequence[int], keep_seconds: float | None
+) -> Statement[list[str]]:
+    """Give back what these claims of a worker took, as release_jobs() does."""
+    params = {"worker_id": worker_id, "tokens": _array(tokens), "keep": _interval(keep_seconds)}
+    return Statement(queries["release_claims"], params, _ids)
 
 
 def lose_jobs(

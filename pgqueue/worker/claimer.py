@@ -53,7 +53,8 @@ class Claimer:
         room: returns how many jobs to claim and the tasks that have no room.
         take: hands over (token, jobs).
         poll_seconds: between looks without any notification.
-        on_connected: called with the claim connection after each connect, before the first claim.
+        on_connected: called with the claim connection after each connect, before the first claim, and with the tokens
+            of claims whose answer was lost: if they happened, nobody has their jobs in hand.
         on_evicted: called when the database says that the worker was declared lost.
         on_drained: called when a look found nothing.
         on_message: called with the text of notifications that are not wake-ups.
@@ -71,7 +72,7 @@ class Claimer:
         room: Callable[[], tuple[int, list[str]]],
         take: Callable[[int, list[ClaimedJob]], None],
         poll_seconds: float,
-        on_connected: Callable[[psycopg.Connection[Any]], None],
+        on_connected: Callable[[psycopg.Connection[Any], list[int]], None],
         on_evicted: Callable[[], None],
         on_drained: Callable[[], None],
         on_message: Callable[[str], None],
@@ -103,6 +104,7 @@ class Claimer:
         self._due_in: float | None = None
         self._partial_look_at = 0.0
         self._opened_at = 0.0
+        self._unheard: list[int] = []  # tokens of claims whose answer was lost
         self._looked_at: float | None = None
         self._stopping = False
         self._pipe_in, self._pipe_out = os.pipe()
@@ -247,11 +249,16 @@ class Claimer:
         connection = self._connection
         if connection is None:
             raise psycopg.OperationalError("the connection is closed")
+        if self._unheard and started - self._opened_at > SETTLED_SECONDS:
+            # Once more: at the reconnect the server may still have been busy with them.
+            self._on_connected(connection, self._unheard)
+            self._unheard = []
         try:
             look, jobs = run(connection, claim_jobs(self._queries, worker_id, token, ranges, limit, excluded, window))
         except psycopg.Error as error:
             if error.sqlstate == "PGQ01":
                 raise LeaseLost(str(error)) from error
+            self._unheard.append(token)
             raise
         self._due_in = look.due_in
         if look.due_in is None or look.due_in > 0:
@@ -339,7 +346,7 @@ class Claimer:
             connection.prepare_threshold = 0 if connection.prepare_threshold is not None else None
             self._lanes.forget()
             self._looked_at = None
-            self._on_connected(connection)
+            self._on_connected(connection, self._unheard)
             self._connection = connection
             self._opened_at = time.monotonic()
         if self._listener is None and self._connect_listen is not None:

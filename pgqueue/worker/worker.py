@@ -18,7 +18,7 @@ import psycopg
 from pgqueue.app import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import ClaimedJob
-from pgqueue.store.claims import held_jobs
+from pgqueue.store.claims import held_jobs, release_claims
 from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run
@@ -32,6 +32,7 @@ from pgqueue.worker.lease import Lease, process_instance
 from pgqueue.worker.maintenance import Maintenance
 from pgqueue.worker.plan import WorkerPlan
 from pgqueue.worker.pool import Pool
+from pgqueue.worker.session import PatientConnection
 from pgqueue.worker.supervisor import Supervisor
 
 __all__ = ["Worker"]
@@ -41,6 +42,8 @@ logger = logging.getLogger("pgqueue.worker")
 UNLIMITED = sys.maxsize
 IDLE_SUPERVISION_SECONDS = 1.0
 BUSY_SUPERVISION_SECONDS = 0.1
+MOST_PATIENCE_SECONDS = 30.0
+MAINTENANCE_SECONDS = 3600.0
 
 
 class Worker:
@@ -130,7 +133,9 @@ class Worker:
             on_progress=self._completer.put_progress,
             attention=self._attention,
         )
-        self._maintenance = Maintenance(self._connect, self._queries, self._partition_days)
+        self._maintenance = Maintenance(
+            lambda: self._connect(patience=MAINTENANCE_SECONDS), self._queries, self._partition_days
+        )
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Worker:
             SchemaError, ConfigurationError: the schema or the server does not fit; the message says what to do.
             psycopg.Error: the database cannot be reached.
         """
-        with self._connect() as connection:
+        with self._connect(patience=MAINTENANCE_SECONDS) as connection:
             for warning in preflight(connection, self._queries):
                 logger.warning("%s", warning)
             run(connection, ensure_partitions(self._queries, self._partition_days))
@@ -196,10 +201,14 @@ class Worker:
 
     # -- what the services ask --------------------------------------------------------------------------------------
 
-    def _connect(self, listen: bool = False) -> psycopg.Connection[Any]:
+    def _connect(self, listen: bool = False, patience: float | None = None) -> psycopg.Connection[Any]:
         worker_id = self.lease.worker_id
         name = f"{self._queries.schema}/{worker_id}" if worker_id is not None else f"{self._queries.schema} worker"
-        connection: psycopg.Connection[Any] = self.app.new_connection(application_name=name, listen=listen)
+        connection: PatientConnection = self.app.new_connection(
+            application_name=name, listen=listen, connection_class=PatientConnection
+        )
+        # A heartbeat that hangs is made up for on another connection while the lease still lasts.
+        connection.patience = patience or min(MOST_PATIENCE_SECONDS, max(5.0, self.app.conf.worker_lease / 2))
         # Claims and finishes count on each statement's own snapshot, whatever the role's default is.
         if run(connection, isolation_level(self._queries)) != "read committed":
             run(connection, read_committed(self._queries))
@@ -306,8 +315,15 @@ class Worker:
             pool.forget()
         self._supervisor.kill_children()
 
-    def _reconcile(self, connection: psycopg.Connection[Any]) -> None:
-        """After a reconnect: a crash of the server may have undone the last claims, which commit asynchronously."""
+    def _reconcile(self, connection: psycopg.Connection[Any], unheard: list[int]) -> None:
+        """After a reconnect: claims whose answer was lost are given back, those that the server lost are dropped.
+
+        A crash of the server may have undone the last claims, which commit asynchronously.
+        """
+        worker_id = self.lease.worker_id
+        if unheard and worker_id is not None:
+            statement = release_claims(self._queries, worker_id, unheard, self.app.conf.result_expires)
+            run(connection, statement)
         held = {attempt.number: attempt for pool in self.pools.values() for attempt in pool.held()}
         if not held:
             return
