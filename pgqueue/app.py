@@ -5,30 +5,24 @@ import difflib
 import importlib
 import inspect
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
 
-import psycopg
-from psycopg import conninfo
-
 from pgqueue.bulk import aenqueue_many, enqueue_many
 from pgqueue.client import Client
 from pgqueue.codec import loaded_exception
 from pgqueue.config import Conf
+from pgqueue.connecting import Connector
 from pgqueue.control import Control
 from pgqueue.discovery import autodiscover, import_tasks
-from pgqueue.dsn import normalise, with_credentials
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask
 from pgqueue.options import CallOptions, TaskOptions, check_task_options, task_name
 from pgqueue.results import AsyncResult, Results
 from pgqueue.signature import Signature
 from pgqueue.signature import signature as make_signature
-from pgqueue.store.database import Database
-from pgqueue.store.statement import Queries
 from pgqueue.task import CoroutineTask, Task
 
 __all__ = ["PgQueue", "TaskRegistry"]
@@ -36,8 +30,6 @@ __all__ = ["PgQueue", "TaskRegistry"]
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
-Sync = TypeVar("Sync", bound="psycopg.Connection[Any]")
-Async = TypeVar("Async", bound="psycopg.AsyncConnection[Any]")
 
 
 class Declare(Protocol):
@@ -67,7 +59,7 @@ class TaskRegistry(dict[str, Task[..., Any]]):
         raise UnknownTask(f"no task {name!r} is registered{hint}")
 
 
-class PgQueue:
+class PgQueue(Connector):
     """An application: settings, tasks, a database.
 
     Args:
@@ -96,15 +88,10 @@ class PgQueue:
                 raise ConfigurationError(f"PgQueue: {name} is not supported: {way_out}")
         given = {"dsn": dsn, "schema": schema, "include": include or None}
         self.main = main
-        self.conf = Conf({**{name: value for name, value in given.items() if value is not None}, **settings})
+        super().__init__(Conf({**{name: value for name, value in given.items() if value is not None}, **settings}))
         self.tasks = TaskRegistry()
         self.embedded_worker_count = 0
-        self._lock = threading.RLock()
         self._finalized = False
-        self._closed = False
-        self._dsn: str | None = None
-        self._queries: Queries | None = None
-        self._database: Database | None = None
         self._to_discover: list[tuple[Any, str | None]] = []
         self._using: contextvars.ContextVar[Enrolment | None] = contextvars.ContextVar("pgqueue_using", default=None)
         # The parts know the application by functions that hold it weakly: it goes when its owner lets it go.
@@ -199,11 +186,6 @@ class PgQueue:
 
     def _done(self) -> bool:
         return self._finalized
-
-    def freeze(self) -> None:
-        """Refuse changes of settings from now on."""
-        if not self.conf.frozen:
-            self.conf.freeze("the first enqueue or the start of a worker")
 
     def autodiscover_tasks(
         self,
@@ -314,138 +296,10 @@ class PgQueue:
         """Revoking jobs by their ids."""
         return Control(self.results)
 
-    # the database
-
     @property
     def zone(self) -> ZoneInfo:
         """The time zone of naive instants."""
         return ZoneInfo(self.conf.timezone)
-
-    @property
-    def dsn(self) -> str:
-        """The connection string in libpq's form; starts the embedded server when none is set.
-
-        Raises:
-            ConfigurationError: none is set, and the embedded server is absent or production is declared.
-        """
-        if self._dsn is None:
-            with self._lock:
-                given = self.conf.dsn
-                if given is None:
-                    given = _embedded(self.conf.environment == "production", self.queries)
-                self._dsn = normalise(given)
-        return self._dsn
-
-    @property
-    def queries(self) -> Queries:
-        """The named queries for this application's schema."""
-        if self._queries is None:
-            self._queries = Queries(self.conf.schema)
-        return self._queries
-
-    @property
-    def database(self) -> Database:
-        """The pooled connections of this process."""
-        if self._database is None:
-            with self._lock:
-                if self._database is None:
-                    self.freeze()
-                    conf = self.conf
-                    database = Database(
-                        self.queries,
-                        self.new_connection,
-                        self.new_async_connection,
-                        conf.pool_max_size,
-                        conf.connect_timeout,
-                    )
-                    if self._closed:
-                        database.close()
-                    self._database = database
-        return self._database
-
-    @overload
-    def new_connection(
-        self,
-        *,
-        autocommit: bool = True,
-        application_name: str = "pgqueue",
-        listen: bool = False,
-        dsn: str | None = None,
-    ) -> psycopg.Connection[Any]: ...
-    @overload
-    def new_connection(
-        self,
-        *,
-        autocommit: bool = True,
-        application_name: str = "pgqueue",
-        listen: bool = False,
-        dsn: str | None = None,
-        connection_class: type[Sync],
-    ) -> Sync: ...
-
-    def new_connection(
-        self,
-        *,
-        autocommit: bool = True,
-        application_name: str = "pgqueue",
-        listen: bool = False,
-        dsn: str | None = None,
-        connection_class: type[psycopg.Connection[Any]] = psycopg.Connection,
-    ) -> Any:
-        """Open a connection of its own; the caller closes it.
-
-        Args:
-            autocommit: of psycopg.
-            application_name: that the server shows.
-            listen: use listen_dsn, if that is set.
-            dsn: instead of the application's.
-            connection_class: to make it of; default psycopg.Connection.
-
-        Raises:
-            psycopg.OperationalError: it cannot be opened.
-        """
-        return connection_class.connect(self._conninfo(application_name, listen, dsn), autocommit=autocommit)
-
-    @overload
-    async def new_async_connection(
-        self,
-        *,
-        autocommit: bool = True,
-        application_name: str = "pgqueue",
-        listen: bool = False,
-        dsn: str | None = None,
-    ) -> psycopg.AsyncConnection[Any]: ...
-    @overload
-    async def new_async_connection(
-        self,
-        *,
-        autocommit: bool = True,
-        application_name: str = "pgqueue",
-        listen: bool = False,
-        dsn: str | None = None,
-        connection_class: type[Async],
-    ) -> Async: ...
-
-    async def new_async_connection(
-        self,
-        *,
-        autocommit: bool = True,
-        application_name: str = "pgqueue",
-        listen: bool = False,
-        dsn: str | None = None,
-        connection_class: type[psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection,
-    ) -> Any:
-        """new_connection() for async code."""
-        return await connection_class.connect(self._conninfo(application_name, listen, dsn), autocommit=autocommit)
-
-    def _conninfo(self, application_name: str, listen: bool, dsn: str | None) -> str:
-        conf = self.conf
-        if dsn is None:
-            dsn = conf.listen_dsn if listen and conf.listen_dsn else self.dsn
-        given = conninfo.conninfo_to_dict(with_credentials(dsn, conf.credentials))
-        given["application_name"] = application_name
-        given.setdefault("connect_timeout", max(2, round(conf.connect_timeout)))
-        return conninfo.make_conninfo("", **given)
 
     def _known_error(self, name: str) -> type[BaseException] | None:
         """A loaded exception class whose package is in sight of a registered task's module, or that a task names."""
@@ -462,19 +316,12 @@ class PgQueue:
                     return found
         return None
 
-    # running and ending
+    # running
 
     def worker(self, **options: Any) -> Any:
         """Return a worker of this application for `with` and `async with`; see pgqueue.worker.inprocess."""
         # By name, because imports point one way only: the worker imports this module.
         return importlib.import_module("pgqueue.worker.inprocess").worker_in_process(self, **options)
-
-    def close(self) -> None:
-        """Close the pooled connections; enqueues and looks fail from now on."""
-        with self._lock:
-            self._closed = True
-            if self._database is not None:
-                self._database.close()
 
     def __enter__(self) -> "PgQueue":
         return self
@@ -530,21 +377,3 @@ def _django_apps() -> Sequence[str]:
 
 
 _PLAIN = (str, int, float, bool)
-_noticed = False
-
-
-def _embedded(production: bool, queries: Queries) -> str:
-    """Start the embedded server, with our schema in it: nobody else looks after a server of development."""
-    global _noticed
-    # By name, when they are needed: most applications have a DSN and never pay for these modules.
-    embedded = importlib.import_module("pgqueue.embedded")
-    schema = importlib.import_module("pgqueue.store.schema")
-    dsn: str = embedded.start(production)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        migrated = schema.found_version(connection, queries) is not None
-    if not migrated:
-        schema.migrate(dsn, queries.schema)
-    if not _noticed:
-        _noticed = True
-        print(embedded.notice(), file=sys.stderr)  # noqa: T201 - it is meant for a person, once
-    return dsn

@@ -3,26 +3,20 @@
 import functools
 import inspect
 import json
-import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast
 from zoneinfo import ZoneInfo
 
-from pgqueue import errors
-from pgqueue.codec import Coercion, coercer_for, encode_call, encode_result
+from pgqueue.attempt import Attempt
+from pgqueue.codec import Coercion, coercer_for
 from pgqueue.eager import EagerResult
-from pgqueue.errors import ArgumentsError, ConfigurationError, ValidationError
+from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable
 from pgqueue.job import new_job_id
 from pgqueue.options import (
     CallOptions,
-    RetryOptions,
     as_pool,
-    check_retry_options,
     check_task_options,
     policy_of,
-    read_call,
-    seconds,
 )
 from pgqueue.request import Request, current_request
 from pgqueue.results import AsyncResult
@@ -35,7 +29,6 @@ __all__ = ["CoroutineTask", "Plan", "Task", "TaskOwner"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OWN_STATES = frozenset({"PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"})
 _RESOLVED = frozenset(
     {
         "max_retries",
@@ -102,7 +95,7 @@ class TaskOwner(Protocol):
     def AsyncResult(self, id: str) -> AsyncResult[Any]: ...  # noqa: N802 - Celery's name
 
 
-class Task(Generic[P, R]):
+class Task(Attempt, Generic[P, R]):
     """A registered function.
 
     Attributes:
@@ -119,9 +112,10 @@ class Task(Generic[P, R]):
         typing: whether arguments are checked against the signature.
     """
 
-    MaxRetriesExceededError = errors.MaxRetriesExceededError
-    OperationalError = errors.DatabaseUnavailable
+    OperationalError = DatabaseUnavailable
 
+    app: TaskOwner
+    _client: TaskSender
     __name__: str  # of the function, as its __doc__, __module__ and __wrapped__
     max_retries: int
     default_retry_delay: float
@@ -351,119 +345,6 @@ class Task(Generic[P, R]):
             found.get()
         return found
 
-    # inside the body
-
-    @property
-    def request(self) -> Request:
-        """The job that runs here; outside of one, an empty request."""
-        return current_request.get() or Request()
-
-    def retry(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        exc: BaseException | None = None,
-        throw: bool = True,
-        eta: datetime | str | None = None,
-        countdown: float | timedelta | None = None,
-        max_retries: int | None = None,
-        **options: Unpack[RetryOptions],
-    ) -> errors.Retry:
-        """End this attempt and run the job again later.
-
-        Args:
-            args, kwargs: of the next attempt; default: the same.
-            exc: why; raised instead when no retry is left. Default: the error being handled.
-            throw: False returns the Retry instead of raising it.
-            eta, countdown: when; default: countdown=default_retry_delay.
-            max_retries: instead of the task's, for this decision; None takes the job's or the task's.
-            options: queue, priority, expires, time_limit, soft_time_limit, ignore_result of the next attempt.
-
-        Raises:
-            Retry: for the worker, which puts the job back.
-            MaxRetriesExceededError: no retry is left and there is no error to raise instead.
-        """
-        request = self.request
-        check_retry_options(options, f"{self.name}.retry()")
-        if request.called_directly:
-            _raise_again(exc or errors.Retry("task can be retried, but runs outside of a worker"))
-        limit = max_retries
-        if limit is None:
-            limit = self.max_retries if request.max_retries is None else request.max_retries
-        if request.retries >= limit:
-            if exc is not None:
-                _raise_again(exc)
-            handled = sys.exc_info()[1]
-            raise self.MaxRetriesExceededError(
-                f"can't retry {self.name}[{request.id}]: it was retried {request.retries} times"
-            ) from handled
-        when: float | datetime = self.default_retry_delay
-        try:
-            if eta is not None and countdown is not None:
-                raise ValueError("give countdown or eta, not both")
-            if countdown is not None:
-                when = seconds(countdown)
-        except ValueError as error:
-            raise ValidationError(f"countdown: {error}") from None
-        call = read_call({**options, "eta": eta}, self.app.zone, self.soft_time_limit, self.time_limit)
-        ret = errors.Retry(
-            exc=exc or _handled(), when=call.eta or when, changes=self._changes(request, args, kwargs, options, call)
-        )
-        if throw:
-            raise ret
-        return ret
-
-    def _changes(
-        self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Any, call: Any
-    ) -> dict[str, Any] | None:
-        changes: dict[str, Any] = {}
-        if args is not None or kwargs is not None:
-            args = request.args if args is None else args
-            kwargs = request.kwargs if kwargs is None else kwargs
-            self.fits(args, kwargs)
-            args_text, kwargs_text = encode_call(args, kwargs)
-            changes = {"args": args_text or "[]", "kwargs": kwargs_text or "{}"}
-        if call.queue is not None:
-            changes["queue"] = call.queue
-        if call.priority is not None:
-            changes["priority"] = call.priority
-        if call.expires_at is not None:
-            changes["expires_in"] = max((call.expires_at - datetime.now(UTC)).total_seconds(), 0.0)
-        elif call.expires_in is not None:
-            changes["expires_in"] = call.expires_in
-        if call.options is not None:
-            hard, soft = request.timelimit
-            before = {"time_limit": hard, "soft_time_limit": soft, "ignore_result": request.ignore_result}
-            if request.max_retries is not None:
-                before["max_retries"] = request.max_retries
-            changes["options"] = before | json.loads(call.options)
-        return changes or None
-
-    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
-        """Report the progress of this job: its readers see it at once, until it ends.
-
-        Args:
-            task_id: only this job's own id is understood; None means it.
-            state: a name of your own; default "PROGRESS". The names of ends (SUCCESS, FAILURE, REVOKED) are refused.
-            meta: JSON value, to be read as AsyncResult.info.
-
-        Under apply() and in a direct call there is no job, and nothing happens.
-
-        Raises:
-            ValidationError: a wrong state, another job's id, or a meta without a JSON form.
-        """
-        state = state or "PROGRESS"
-        if not isinstance(state, str) or not state.isprintable() or len(state) > 64:
-            raise ValidationError("state: expected a name of 1 to 64 characters")
-        if state in _OWN_STATES:
-            raise ValidationError(f"state: {state} is set by the worker alone; choose a name of your own")
-        request = self.request
-        if task_id is not None and task_id != request.id:
-            raise ValidationError(f"task_id: {self.name} can report the progress of its own job only")
-        progress = f'{{"state":{json.dumps(state)},"meta":{encode_result(meta) or "null"}}}'
-        if request.id is not None and request.token is not None:
-            self._client.report(request.id, request.token, progress)
-
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
 
@@ -508,15 +389,3 @@ def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
             most += 1
             fewest += parameter.default is parameter.empty
     return fewest, most
-
-
-def _handled() -> BaseException | None:
-    return sys.exc_info()[1]
-
-
-def _raise_again(error: BaseException) -> NoReturn:
-    """Raise an error, as the one being handled if it is that, else as its consequence."""
-    handled = sys.exc_info()[1]
-    if handled is None or handled is error:
-        raise error
-    raise error from handled

@@ -1,0 +1,169 @@
+"""What a task can do inside its body: look at its request, ask for a retry, report progress."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn, Protocol, Unpack
+from zoneinfo import ZoneInfo
+
+from pgqueue import errors
+from pgqueue.codec import encode_call, encode_result
+from pgqueue.errors import ValidationError
+from pgqueue.options import RetryOptions, check_retry_options, read_call, seconds
+from pgqueue.request import Request, current_request
+
+__all__ = ["Attempt"]
+
+_OWN_STATES = frozenset({"PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"})
+
+
+class Owner(Protocol):
+    """The application, as far as a running task needs it."""
+
+    @property
+    def zone(self) -> ZoneInfo: ...
+
+
+class Reporter(Protocol):
+    """Where progress is reported."""
+
+    def report(self, job_id: str, token: int, progress: str) -> None: ...
+
+
+class Attempt:
+    """The side of a task that its own body sees, as `self` with bind=True."""
+
+    MaxRetriesExceededError = errors.MaxRetriesExceededError
+
+    name: str
+    max_retries: int
+    default_retry_delay: float
+    time_limit: float | None
+    soft_time_limit: float | None
+    _client: Reporter
+    app: Owner
+    fits: Callable[[Sequence[Any], Mapping[str, Any]], None]
+
+    @property
+    def request(self) -> Request:
+        """The job that runs here; outside of one, an empty request."""
+        return current_request.get() or Request()
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | str | None = None,
+        countdown: float | timedelta | None = None,
+        max_retries: int | None = None,
+        **options: Unpack[RetryOptions],
+    ) -> errors.Retry:
+        """End this attempt and run the job again later.
+
+        Args:
+            args, kwargs: of the next attempt; default: the same.
+            exc: why; raised instead when no retry is left. Default: the error being handled.
+            throw: False returns the Retry instead of raising it.
+            eta, countdown: when; default: countdown=default_retry_delay.
+            max_retries: instead of the task's, for this decision; None takes the job's or the task's.
+            options: queue, priority, expires, time_limit, soft_time_limit, ignore_result of the next attempt.
+
+        Raises:
+            Retry: for the worker, which puts the job back.
+            MaxRetriesExceededError: no retry is left and there is no error to raise instead.
+        """
+        request = self.request
+        check_retry_options(options, f"{self.name}.retry()")
+        if request.called_directly:
+            _raise_again(exc or errors.Retry("task can be retried, but runs outside of a worker"))
+        limit = max_retries
+        if limit is None:
+            limit = self.max_retries if request.max_retries is None else request.max_retries
+        if request.retries >= limit:
+            if exc is not None:
+                _raise_again(exc)
+            handled = sys.exc_info()[1]
+            raise self.MaxRetriesExceededError(
+                f"can't retry {self.name}[{request.id}]: it was retried {request.retries} times"
+            ) from handled
+        when: float | datetime = self.default_retry_delay
+        try:
+            if eta is not None and countdown is not None:
+                raise ValueError("give countdown or eta, not both")
+            if countdown is not None:
+                when = seconds(countdown)
+        except ValueError as error:
+            raise ValidationError(f"countdown: {error}") from None
+        call = read_call({**options, "eta": eta}, self.app.zone, self.soft_time_limit, self.time_limit)
+        ret = errors.Retry(
+            exc=exc or _handled(), when=call.eta or when, changes=self._changes(request, args, kwargs, options, call)
+        )
+        if throw:
+            raise ret
+        return ret
+
+    def _changes(
+        self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Any, call: Any
+    ) -> dict[str, Any] | None:
+        changes: dict[str, Any] = {}
+        if args is not None or kwargs is not None:
+            args = request.args if args is None else args
+            kwargs = request.kwargs if kwargs is None else kwargs
+            self.fits(args, kwargs)
+            args_text, kwargs_text = encode_call(args, kwargs)
+            changes = {"args": args_text or "[]", "kwargs": kwargs_text or "{}"}
+        if call.queue is not None:
+            changes["queue"] = call.queue
+        if call.priority is not None:
+            changes["priority"] = call.priority
+        if call.expires_at is not None:
+            changes["expires_in"] = max((call.expires_at - datetime.now(UTC)).total_seconds(), 0.0)
+        elif call.expires_in is not None:
+            changes["expires_in"] = call.expires_in
+        if call.options is not None:
+            hard, soft = request.timelimit
+            before = {"time_limit": hard, "soft_time_limit": soft, "ignore_result": request.ignore_result}
+            if request.max_retries is not None:
+                before["max_retries"] = request.max_retries
+            changes["options"] = before | json.loads(call.options)
+        return changes or None
+
+    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
+        """Report the progress of this job: its readers see it at once, until it ends.
+
+        Args:
+            task_id: only this job's own id is understood; None means it.
+            state: a name of your own; default "PROGRESS". The names of ends (SUCCESS, FAILURE, REVOKED) are refused.
+            meta: JSON value, to be read as AsyncResult.info.
+
+        Under apply() and in a direct call there is no job, and nothing happens.
+
+        Raises:
+            ValidationError: a wrong state, another job's id, or a meta without a JSON form.
+        """
+        state = state or "PROGRESS"
+        if not isinstance(state, str) or not state.isprintable() or len(state) > 64:
+            raise ValidationError("state: expected a name of 1 to 64 characters")
+        if state in _OWN_STATES:
+            raise ValidationError(f"state: {state} is set by the worker alone; choose a name of your own")
+        request = self.request
+        if task_id is not None and task_id != request.id:
+            raise ValidationError(f"task_id: {self.name} can report the progress of its own job only")
+        progress = f'{{"state":{json.dumps(state)},"meta":{encode_result(meta) or "null"}}}'
+        if request.id is not None and request.token is not None:
+            self._client.report(request.id, request.token, progress)
+
+
+def _handled() -> BaseException | None:
+    return sys.exc_info()[1]
+
+
+def _raise_again(error: BaseException) -> NoReturn:
+    """Raise an error, as the one being handled if it is that, else as its consequence."""
+    handled = sys.exc_info()[1]
+    if handled is None or handled is error:
+        raise error
+    raise error from handled
