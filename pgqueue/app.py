@@ -19,7 +19,8 @@ from pgqueue.control import Control
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask
-from pgqueue.options import CallOptions, TaskOptions, check_task_options, task_name
+from pgqueue.option_values import task_name
+from pgqueue.options import CallOptions, TaskOptions, check_task_options
 from pgqueue.results import AsyncResult, Results
 from pgqueue.signature import Signature
 from pgqueue.signature import signature as make_signature

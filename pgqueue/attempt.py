@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 from pgqueue import errors
 from pgqueue.codec import encode_call, encode_result
 from pgqueue.errors import ValidationError
-from pgqueue.options import RetryOptions, check_retry_options, read_call, seconds
+from pgqueue.option_values import seconds
+from pgqueue.options import RetryOptions, check_retry_options, read_call
 from pgqueue.request import Request, current_request
 
 __all__ = ["Attempt"]

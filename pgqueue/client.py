@@ -24,7 +24,8 @@ from pgqueue.errors import (
     ValidationError,
 )
 from pgqueue.job import NewJob, new_job_id
-from pgqueue.options import CallOptions, check_call_options, read_call, task_name
+from pgqueue.option_values import task_name
+from pgqueue.options import CallOptions, check_call_options, read_call
 from pgqueue.request import current_request, progress_sink
 from pgqueue.results import AsyncResult, Results
 from pgqueue.routing import Router

@@ -1,6 +1,6 @@
-"""Options of Celery's tasks and calls that pgqueue does not honour, each with the way out."""
+"""Options of Celery's tasks, calls and results that pgqueue does not honour, each with the way out."""
 
-__all__ = ["DECLINED_CALL_OPTIONS", "DECLINED_TASK_OPTIONS"]
+__all__ = ["DECLINED_CALL_OPTIONS", "DECLINED_GET_OPTIONS", "DECLINED_REVOKE_OPTIONS", "DECLINED_TASK_OPTIONS"]
 
 _EXCHANGE = "there are no exchanges; name a queue"
 _LATER = "workflows are not in this release; enqueue what follows at the end of the task, in its transaction"
@@ -62,4 +62,19 @@ DECLINED_CALL_OPTIONS: dict[str, str] = {
     "expiration": "set expires",
     "producer": "pass the connection of your transaction as connection=…",
     "publisher": "pass the connection of your transaction as connection=…",
+}
+DECLINED_GET_OPTIONS: dict[str, str] = {
+    "on_message": "poll astate(), or SQL over pgqueue.all_jobs",
+    "on_interval": "call get(timeout=…) in a loop of your own",
+    "callback": "call it with what get() returns",
+    "no_ack": "results are rows; leave it out",
+    "follow_parents": "only the job itself is waited for; leave it out",
+    "EXCEPTION_STATES": "leave it out",
+    "PROPAGATE_STATES": "pass propagate=False and look at state",
+}
+DECLINED_REVOKE_OPTIONS: dict[str, str] = {
+    "connection": "the cancellation is a transaction of its own; leave it out",
+    "signal": "the worker stops the task as its pool can; leave it out",
+    "wait": "look at state; leave it out",
+    "timeout": "look at state; leave it out",
 }

@@ -1,7 +1,6 @@
 """Options of tasks and of single calls: which exist, what their values must be, and what of Celery is declined."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
@@ -12,27 +11,38 @@ from pgqueue.codec import encode_headers
 from pgqueue.declined_options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
 from pgqueue.errors import ConfigurationError, LimitExceeded, UnsupportedOption, ValidationError
 from pgqueue.job import as_job_id
+from pgqueue.option_values import (
+    as_pool,
+    backoff,
+    exceptions,
+    expiry,
+    flag,
+    instant,
+    limit,
+    priority_number,
+    queue_name,
+    retry_count,
+    retry_kwargs,
+    seconds,
+    short,
+    task_name,
+    transactional,
+)
 from pgqueue.retry import MAX_DELAY_SECONDS, RetryPolicy
-from pgqueue.validation import QUEUE_NAME
-from pgqueue.validation import pool as validated_pool
 
 __all__ = [
-    "MAX_RETRIES",
     "CallOptions",
     "ReadCall",
     "RetryOptions",
     "TaskOptions",
-    "as_pool",
     "check_call_options",
     "check_retry_options",
     "check_task_options",
-    "instant",
     "policy_of",
     "read_call",
     "task_identity",
 ]
 
-MAX_RETRIES = 1000
 RESERVED_HEADERS = frozenset({"task_id"})
 
 
@@ -166,119 +176,28 @@ def _unknown(where: str, name: str, declined: Mapping[str, str], known: Iterable
     return ConfigurationError(f"{where}: there is no option {name!r}{hint}")
 
 
-# values
-
-
-def seconds(value: Any, low: float = 0.0) -> float:
-    """Seconds as a float from a number or a timedelta; ValueError unless finite, >= low and <= 10 years."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"expected seconds or a timedelta, got {_short(value)}")
-    if not math.isfinite(value) or not low <= value <= MAX_DELAY_SECONDS:
-        raise ValueError(f"expected {low:g} seconds to 10 years, got {value:g}")
-    return float(value)
-
-
-def _limit(value: Any) -> float | None:
-    return None if value is None else seconds(value, 0.001)
-
-
-def _queue(value: Any) -> str:
-    if not isinstance(value, str) or not QUEUE_NAME.fullmatch(value):
-        raise ValueError(f"expected 1 to 128 characters out of A-Z a-z 0-9 _ . : -, got {_short(value)}")
-    return value
-
-
-def _priority(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 9:
-        raise ValueError(f"expected a whole number from 0 to 9 (9 runs first), got {_short(value)}")
-    return int(value)
-
-
-def _retries(value: Any) -> int:
-    if value is None:
-        return MAX_RETRIES
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RETRIES:
-        raise ValueError(
-            f"expected a whole number from 0 to {MAX_RETRIES:,}, or None for {MAX_RETRIES:,}, got {_short(value)}"
-        )
-    return int(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"expected True or False, got {_short(value)}")
-    return value
-
-
-def _errors(value: Any) -> tuple[type[BaseException], ...]:
-    found = (value,) if isinstance(value, type) else tuple(value)
-    for kind in found:
-        if not isinstance(kind, type) or not issubclass(kind, BaseException):
-            raise ValueError(f"expected exception classes, got {_short(kind)}")
-    return found
-
-
-def _backoff(value: Any) -> float | bool:
-    if isinstance(value, bool):
-        return value
-    return seconds(value)
-
-
-def _retry_kwargs(value: Any) -> dict[str, Any]:
-    unknown = set(value) - {"max_retries", "countdown"}
-    if unknown:
-        raise ValueError(f"expected max_retries and countdown, got {sorted(map(str, unknown))[0]!r}")
-    checks: dict[str, Callable[[Any], Any]] = {"max_retries": _retries, "countdown": seconds}
-    return {name: checks[name](item) for name, item in value.items()}
-
-
-def _transactional(value: Any) -> Any:
-    if isinstance(value, bool) or callable(value):
-        return value
-    raise ValueError(f"expected True, False, or a callable that makes a Session or Connection, got {_short(value)}")
-
-
-def task_name(value: Any) -> str:
-    """A task's name: 1 to 255 characters, none of them white space or a control character."""
-    if not isinstance(value, str) or not 0 < len(value) <= 255:
-        raise ValueError(f"expected a name of 1 to 255 characters, got {_short(value)}")
-    if not value.isprintable() or any(character.isspace() for character in value):
-        raise ValueError(f"expected a name without spaces and control characters, got {_short(value)}")
-    return str(value)
-
-
-def as_pool(value: Any) -> str | None:
-    """The worker's name of a pool; ValueError when there is none of this name."""
-    if value is None or value == "loop":
-        return value  # type: ignore[no-any-return] # just compared
-    found = validated_pool(value)
-    return "loop" if found == "eventloop" else found
-
-
 _TASK_CHECKS: dict[str, Callable[[Any], Any]] = {
     "name": task_name,
-    "queue": _queue,
-    "priority": _priority,
+    "queue": queue_name,
+    "priority": priority_number,
     "expires": lambda value: None if value is None else seconds(value),
-    "max_retries": _retries,
+    "max_retries": retry_count,
     "default_retry_delay": seconds,
-    "autoretry_for": _errors,
-    "dont_autoretry_for": _errors,
-    "retry_kwargs": _retry_kwargs,
-    "retry_backoff": _backoff,
+    "autoretry_for": exceptions,
+    "dont_autoretry_for": exceptions,
+    "retry_kwargs": retry_kwargs,
+    "retry_backoff": backoff,
     "retry_backoff_max": seconds,
-    "retry_jitter": _flag,
-    "throws": _errors,
-    "ignore_result": _flag,
-    "store_errors_even_if_ignored": _flag,
-    "time_limit": _limit,
-    "soft_time_limit": _limit,
-    "acks_late": _flag,
-    "transactional": _transactional,
+    "retry_jitter": flag,
+    "throws": exceptions,
+    "ignore_result": flag,
+    "store_errors_even_if_ignored": flag,
+    "time_limit": limit,
+    "soft_time_limit": limit,
+    "acks_late": flag,
+    "transactional": transactional,
     "pool": as_pool,
-    "typing": _flag,
+    "typing": flag,
     "result_expires": lambda value: None if value is None else seconds(value, 1),
 }
 
@@ -319,11 +238,11 @@ def task_identity(value: Any) -> tuple[str, str, bool]:
     """A caller's task_id as (what he calls it, the job's UUID, whether it was mapped); ValidationError when unfit."""
     text = str(value) if not isinstance(value, bytes) else ""
     if not isinstance(value, str) and type(value).__name__ != "UUID":
-        raise ValidationError(f"task_id: expected a text, got {_short(value)}")
+        raise ValidationError(f"task_id: expected a text, got {short(value)}")
     if not 0 < len(text) <= 255:
         raise LimitExceeded(f"task_id: 1 to 255 characters are needed, got {len(text)}")
     if "\0" in text or not text.isprintable():
-        raise ValidationError(f"task_id: expected printable characters, got {_short(value)}")
+        raise ValidationError(f"task_id: expected printable characters, got {short(value)}")
     job_id, mapped = as_job_id(text)
     return (text if mapped else job_id), job_id, mapped
 
@@ -343,9 +262,9 @@ def read_call(options: Mapping[str, Any], zone: ZoneInfo, soft: float | None, ha
     name = ""
     try:
         name, value = "queue", get("queue")
-        queue = None if value is None else _queue(value)
+        queue = None if value is None else queue_name(value)
         name, value = "priority", get("priority")
-        priority = None if value is None else _priority(value)
+        priority = None if value is None else priority_number(value)
         name, value = "countdown", get("countdown")
         delay = None if value is None else seconds(value)
         name, eta = "eta", get("eta")
@@ -356,12 +275,12 @@ def read_call(options: Mapping[str, Any], zone: ZoneInfo, soft: float | None, ha
             if eta > datetime.now(UTC) + timedelta(seconds=MAX_DELAY_SECONDS):
                 raise ValueError("expected at most 10 years from now")
         name, value = "expires", get("expires")
-        expires_in, expires_at = _expiry(value, zone)
+        expires_in, expires_at = expiry(value, zone)
         overrides = {}
-        for name, check in (("time_limit", _limit), ("soft_time_limit", _limit)):
+        for name, check in (("time_limit", limit), ("soft_time_limit", limit)):
             if name in options:
                 overrides[name] = check(options[name])
-        for name, read in (("max_retries", _retries), ("ignore_result", _flag)):
+        for name, read in (("max_retries", retry_count), ("ignore_result", flag)):
             if get(name) is not None:
                 overrides[name] = read(options[name])
     except (ValueError, TypeError) as error:
@@ -391,7 +310,7 @@ def _headers(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ValidationError(f"headers: expected a dict, got {_short(value)}")
+        raise ValidationError(f"headers: expected a dict, got {short(value)}")
     reserved = sorted(RESERVED_HEADERS & value.keys())
     if reserved:
         raise ValidationError(f"headers: {reserved[0]!r} is reserved; choose another name")
@@ -401,36 +320,3 @@ def _headers(value: Any) -> dict[str, Any]:
 def _check_limits(soft: float | None, hard: float | None, where: str, error: type[Exception]) -> None:
     if soft is not None and hard is not None and soft > hard:
         raise error(f"{where}soft_time_limit ({soft:g} s) is longer than time_limit ({hard:g} s)")
-
-
-def instant(value: Any, zone: ZoneInfo) -> datetime:
-    """An aware datetime from a datetime or ISO text; a naive one is in `zone`. ValueError when it is neither."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"expected a datetime or its ISO text, got {_short(value)}") from None
-    if not isinstance(value, datetime):
-        raise ValueError(f"expected a datetime or its ISO text, got {_short(value)}")
-    if value.utcoffset() is None:
-        value = value.replace(tzinfo=zone)
-    if not 1970 <= value.year <= 9000:
-        raise ValueError(f"expected an instant between the years 1970 and 9000, got {value.isoformat()}")
-    at: datetime = value.astimezone(UTC)
-    return at
-
-
-def _expiry(value: Any, zone: ZoneInfo) -> tuple[float | None, datetime | None]:
-    if value is None:
-        return None, None
-    if isinstance(value, datetime | str):
-        at = instant(value, zone)
-        return (0.0, None) if at <= datetime.now(UTC) else (None, at)
-    if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < 0:
-        return 0.0, None
-    return seconds(value), None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pgqueue.codec import decode_args, decode_error, decode_kwargs, decode_result
+from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_REVOKE_OPTIONS
 from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
 from pgqueue.job import JobState
 from pgqueue.options import task_identity
 from pgqueue.request import current_request
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import JobRow, OutcomeRow, cancel_jobs, forget_job, get_job, last_error
-from pgqueue.waiting import alook, await_end, kept_after, look, wait_for_end
+from pgqueue.waiting import alook, await_end, is_over, kept_after, look, state_of, wait_for_end
 
 __all__ = ["AsyncResult", "HasResults", "InTransaction", "Results"]
 
@@ -127,11 +128,11 @@ class AsyncResult(Generic[R_co]):
     @property
     def state(self) -> str:
         """PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or what update_state() set; PENDING for an unknown id."""
-        return _state(self._look())
+        return state_of(self._look())
 
     async def astate(self) -> str:
         """`state` for async code."""
-        return _state(await self._alook())
+        return state_of(await self._alook())
 
     status = state
 
@@ -139,7 +140,7 @@ class AsyncResult(Generic[R_co]):
     def result(self) -> Any:
         """The value returned, the error raised, the meta data of a custom state; None when there is nothing yet."""
         row = self._look()
-        if _state(row) == "RETRY":
+        if state_of(row) == "RETRY":
             statement = last_error(self._source.database.queries, self.job_id)
             return self._last(self._source.database.run(statement, statement))
         return self._info(row)
@@ -149,7 +150,7 @@ class AsyncResult(Generic[R_co]):
     async def aresult(self) -> Any:
         """`result` for async code."""
         row = await self._alook()
-        if _state(row) == "RETRY":
+        if state_of(row) == "RETRY":
             statement = last_error(self._source.database.queries, self.job_id)
             return self._last(await self._source.database.arun(statement, statement))
         return self._info(row)
@@ -184,11 +185,11 @@ class AsyncResult(Generic[R_co]):
 
     def ready(self) -> bool:
         """Whether the job is finished: succeeded, failed, cancelled or expired."""
-        return _ready(self._look())
+        return is_over(self._look())
 
     async def aready(self) -> bool:
         """ready() for async code."""
-        return _ready(await self._alook())
+        return is_over(await self._alook())
 
     def successful(self) -> bool:
         """Whether it succeeded."""
@@ -240,7 +241,7 @@ class AsyncResult(Generic[R_co]):
         """
         self._refuse(disable_sync_subtasks, declined)
         row = self._look()
-        if not _ready(row):
+        if not is_over(row):
             self._refuse_own_transaction(row)
             row = wait_for_end(self._source.database, self.job_id, timeout, interval)
         return self._value(row, propagate)
@@ -256,7 +257,7 @@ class AsyncResult(Generic[R_co]):
         """get() for async code."""
         self._refuse(disable_sync_subtasks, declined)
         row = await self._alook()
-        if not _ready(row):
+        if not is_over(row):
             self._refuse_own_transaction(row)
             row = await await_end(self._source.database, self.job_id, timeout, interval)
         return self._value(row, propagate)
@@ -272,7 +273,7 @@ class AsyncResult(Generic[R_co]):
     def _refuse(self, disable_sync_subtasks: bool, declined: dict[str, Any]) -> None:
         if declined:
             name = next(iter(declined))
-            way_out = _DECLINED.get(name)
+            way_out = DECLINED_GET_OPTIONS.get(name)
             if way_out is None:
                 raise TypeError(f"get() got an unexpected keyword argument {name!r}")
             raise UnsupportedOption(f"get(): {name} is not supported: {way_out}")
@@ -392,39 +393,8 @@ class AsyncResult(Generic[R_co]):
         return _restored, (self.id, self._source.name)
 
 
-_DECLINED = {
-    "on_message": "poll astate(), or SQL over pgqueue.all_jobs",
-    "on_interval": "call get(timeout=…) in a loop of your own",
-    "callback": "call it with what get() returns",
-    "no_ack": "results are rows; leave it out",
-    "follow_parents": "only the job itself is waited for; leave it out",
-    "EXCEPTION_STATES": "leave it out",
-    "PROPAGATE_STATES": "pass propagate=False and look at state",
-}
-_DECLINED_REVOKE = {
-    "connection": "the cancellation is a transaction of its own; leave it out",
-    "signal": "the worker stops the task as its pool can; leave it out",
-    "wait": "look at state; leave it out",
-    "timeout": "look at state; leave it out",
-}
-
-
 def _refuse_revoke(declined: dict[str, Any]) -> None:
     for name in declined:
-        if name not in _DECLINED_REVOKE:
+        if name not in DECLINED_REVOKE_OPTIONS:
             raise TypeError(f"revoke() got an unexpected keyword argument {name!r}")
-        raise UnsupportedOption(f"revoke(): {name} is not supported: {_DECLINED_REVOKE[name]}")
-
-
-def _state(row: OutcomeRow | None) -> str:
-    if row is None:
-        return "PENDING"
-    if row.state == JobState.RUNNING and row.progress:
-        return str(json.loads(row.progress).get("state") or "STARTED")
-    if row.state in (JobState.SCHEDULED, JobState.AVAILABLE):
-        return "RETRY" if row.runs > 0 else "PENDING"
-    return JobState(row.state).celery_name
-
-
-def _ready(row: OutcomeRow | None) -> bool:
-    return row is not None and JobState(row.state).finished
+        raise UnsupportedOption(f"revoke(): {name} is not supported: {DECLINED_REVOKE_OPTIONS[name]}")

@@ -1,6 +1,7 @@
 """Waiting for the end of a job: woken by its notification, polling where there is none."""
 
 import asyncio
+import json
 import math
 import time
 import warnings
@@ -13,7 +14,7 @@ from pgqueue.job import JobState
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import OutcomeRow, get_outcome, live_worker_exists, mark_waited_for
 
-__all__ = ["alook", "await_end", "kept_after", "look", "wait_for_end"]
+__all__ = ["alook", "await_end", "is_over", "kept_after", "look", "state_of", "wait_for_end"]
 
 _SAFETY_LOOK = 1.0
 _FIRST_POLL, _LAST_POLL = 0.005, 0.5
@@ -48,6 +49,22 @@ async def alook(database: Database, job_id: str) -> OutcomeRow | None:
         statement = get_outcome(database.queries, job_id)
         found = await database.arun(statement, statement)
     return found
+
+
+def is_over(row: OutcomeRow | None) -> bool:
+    """Whether a job is finished; one that is not kept is not."""
+    return row is not None and JobState(row.state).finished
+
+
+def state_of(row: OutcomeRow | None) -> str:
+    """A job's state as Celery calls it; PENDING for one that is not kept."""
+    if row is None:
+        return "PENDING"
+    if row.state == JobState.RUNNING and row.progress:
+        return str(json.loads(row.progress).get("state") or "STARTED")
+    if row.state in (JobState.SCHEDULED, JobState.AVAILABLE):
+        return "RETRY" if row.runs > 0 else "PENDING"
+    return JobState(row.state).celery_name
 
 
 class _Patience:
