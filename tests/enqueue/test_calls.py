@@ -34,7 +34,7 @@ from pgqueue import (
     UnsupportedOption,
     ValidationError,
 )
-from pgqueue.job import as_job_id
+from pgqueue.job import as_job_id, new_job_id, new_job_ids
 from tests.store.store import Store
 from tests.support.cluster import Cluster
 
@@ -235,6 +235,15 @@ def test_many_in_one_statement(shop: PgQueue, store: Store) -> None:
     ]
     assert store.value("select count(distinct xmin::text) from pgqueue.live_jobs") == 1
     assert store.live(found[5].id)["args"] == "[5]"
+
+
+def test_ids_made_together_are_those_made_one_by_one() -> None:
+    ids = [new_job_id(), *new_job_ids(20_000), new_job_id(), *new_job_ids(3), *new_job_ids(0), new_job_id()]
+    assert len(ids) == 20_006
+    assert sorted(set(ids)) == ids
+    for one in ids[::97]:
+        found = uuid.UUID(one)
+        assert (str(found), found.version, found.variant) == (one, 7, uuid.RFC_4122)
 
 
 def test_many_of_nothing(shop: PgQueue, store: Store) -> None:
