@@ -1,4 +1,4 @@
-"""The worker's own database sessions: a connection that goes silent is given up, and not waited for."""
+"""The worker's database sessions: one that goes silent is given up, and poolers in between are minded."""
 
 import time
 from collections.abc import Generator
@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 import psycopg
 
-__all__ = ["PatientConnection"]
+from pgqueue.store.statement import Queries
+
+__all__ = ["PatientConnection", "amind_poolers", "mind_poolers"]
 
 R = TypeVar("R")
 
@@ -40,3 +42,17 @@ class PatientConnection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return] # what the dialogue returns
+
+
+def mind_poolers(connection: psycopg.Connection[Any], queries: Queries) -> None:
+    """Prepare no statements behind a pooler: there the next one may meet another server process."""
+    row = connection.execute(queries["backend_pid"]).fetchone()
+    if row is None or row[0] != connection.info.backend_pid:
+        connection.prepare_threshold = None
+
+
+async def amind_poolers(connection: psycopg.AsyncConnection[Any], queries: Queries) -> None:
+    """mind_poolers() for async code."""
+    row = await (await connection.execute(queries["backend_pid"])).fetchone()
+    if row is None or row[0] != connection.info.backend_pid:
+        connection.prepare_threshold = None

@@ -25,6 +25,7 @@ from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Statement
 from pgqueue.task import Task
 from pgqueue.worker.django import django_atomic, django_connection
+from pgqueue.worker.session import amind_poolers, mind_poolers
 
 __all__ = ["PartitionMissing", "SessionLost", "Transactions"]
 
@@ -195,14 +196,16 @@ class Transactions:
         if connection is None or not _alive(connection):
             if connection is not None:
                 connection.close()
-            made = connect_waiting(
-                lambda: self._app.new_connection(
-                    connection_class=_TaskConnection, application_name=self._application_name, autocommit=False
-                ),
-                _say_waiting,
-            )
-            connection = cast(_TaskConnection, made)
+            connection = cast(_TaskConnection, connect_waiting(self._open, _say_waiting))
             self._local.connection = connection
+        return connection
+
+    def _open(self) -> _TaskConnection:
+        connection: _TaskConnection = self._app.new_connection(
+            connection_class=_TaskConnection, application_name=self._application_name
+        )
+        mind_poolers(connection, self._app.queries)
+        connection.autocommit = False
         return connection
 
     def _end(self, connection: psycopg.Connection[Any], end: Callable[[psycopg.Connection[Any]], None]) -> None:
@@ -257,8 +260,10 @@ class Transactions:
         while True:
             try:
                 connection: _AsyncTaskConnection = await self._app.new_async_connection(
-                    connection_class=_AsyncTaskConnection, application_name=self._application_name, autocommit=False
+                    connection_class=_AsyncTaskConnection, application_name=self._application_name
                 )
+                await amind_poolers(connection, self._app.queries)
+                await connection.set_autocommit(False)
             except psycopg.OperationalError as error:
                 problem = connection_problem(error)
                 if problem.exit_code == 2:

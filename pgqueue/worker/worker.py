@@ -32,7 +32,7 @@ from pgqueue.worker.lease import Lease, process_instance
 from pgqueue.worker.maintenance import Maintenance
 from pgqueue.worker.plan import WorkerPlan
 from pgqueue.worker.pool import Pool
-from pgqueue.worker.session import PatientConnection
+from pgqueue.worker.session import PatientConnection, mind_poolers
 from pgqueue.worker.supervisor import Supervisor
 
 __all__ = ["Worker"]
@@ -209,6 +209,7 @@ class Worker:
         )
         # A heartbeat that hangs is made up for on another connection while the lease still lasts.
         connection.patience = patience or min(MOST_PATIENCE_SECONDS, max(5.0, self.app.conf.worker_lease / 2))
+        mind_poolers(connection, self._queries)
         # Claims and finishes count on each statement's own snapshot, whatever the role's default is.
         if run(connection, isolation_level(self._queries)) != "read committed":
             run(connection, read_committed(self._queries))
