@@ -244,7 +244,7 @@ begin
              n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_at)
     ) u;
     get diagnostics v_count = row_count;
-    select array_agg(distinct q) into v_queues from unnest(p_queues) q;
+    select array_agg(g.q) into v_queues from (select u.q from unnest(p_queues) u (q) group by u.q) g;
     perform pgqueue.wake_queues(v_queues);
     return v_count;
 end $$;
