@@ -13,7 +13,8 @@ class Interrupts:
     """Raises inside threads from outside: when a soft time limit passes, or a job is cancelled; never after its job."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._threads: dict[int, int] = {}  # number of a running job -> its thread
         self._deadlines: dict[int, float] = {}  # number -> end of its soft limit
         self._raised: set[int] = set()
@@ -22,10 +23,11 @@ class Interrupts:
 
     def begin(self, number: int, limit: float | None) -> None:
         """From now on the calling thread may be interrupted."""
-        self._threads[number] = threading.get_ident()
         if limit is None:
+            self._threads[number] = threading.get_ident()
             return
         with self._changed:
+            self._threads[number] = threading.get_ident()
             self._deadlines[number] = time.monotonic() + limit
             if self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, name="pgqueue-soft-limits", daemon=True)
@@ -36,7 +38,8 @@ class Interrupts:
         """From now on the calling thread is not interrupted; what was on its way is called off."""
         while True:
             try:
-                with self._changed:
+                # The lock itself: a condition enters it in Python code, where an exception would leave it locked.
+                with self._lock:
                     thread_id = self._threads.pop(number, 0)
                     self._deadlines.pop(number, None)
                     if number in self._raised:
