@@ -72,7 +72,7 @@ def run(
     worker = Worker(app, plan)
     signals = _Signals(worker, app.conf.worker_shutdown_timeout, say)
     with _PidFile(pidfile):
-        worker.start()
+        worker.start(say)
         say(_banner(app, plan, server))
         # In slices, so that signal handlers run on every system.
         while not worker.wait(3600.0):

@@ -72,8 +72,14 @@ class Completer:
         """Outcomes that are not written yet."""
         return len(self._entries) + self.writing
 
+    @property
+    def connected(self) -> bool:
+        """Whether it can write: a worker that cannot must not claim."""
+        return self._connection is not None
+
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, which connects at once."""
+        self._wake.set()
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
@@ -99,6 +105,9 @@ class Completer:
             self._wake.wait()
             self._wake.clear()
             try:
+                if self._connection is None and not self._stopping:
+                    self._connection = self._connect()
+                    self._on_progress()
                 while self._entries or self._progress:
                     self._write_some()
                     delay = 0.1

@@ -86,13 +86,13 @@ class Lease:
         self.worker_id: int | None = None
         self._thread = threading.Thread(target=self._work, name="pgqueue-lease", daemon=True)
 
-    def start(self) -> None:
-        """Register, release a dead predecessor's jobs, and start the thread.
+    def start(self, connection: psycopg.Connection[Any]) -> None:
+        """Register, release a dead predecessor's jobs, and start the thread, which keeps the connection.
 
         Raises:
             psycopg.Error: the worker could not register.
         """
-        self._connection = self._connect()
+        self._connection = connection
         self._enter(self._connection)
         self._expire_predecessors(self._connection)
         self._rescue(self._connection)

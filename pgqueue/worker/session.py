@@ -1,14 +1,15 @@
 """The worker's database sessions: one that goes silent is given up, and poolers in between are minded."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import psycopg
 
+from pgqueue.store.connecting import connect_waiting
 from pgqueue.store.statement import Queries
 
-__all__ = ["PatientConnection", "amind_poolers", "mind_poolers"]
+__all__ = ["PatientConnection", "amind_poolers", "first_connection", "mind_poolers"]
 
 R = TypeVar("R")
 
@@ -56,3 +57,10 @@ async def amind_poolers(connection: psycopg.AsyncConnection[Any], queries: Queri
     row = await (await connection.execute(queries["backend_pid"])).fetchone()
     if row is None or row[0] != connection.info.backend_pid:
         connection.prepare_threshold = None
+
+
+def first_connection(
+    connect: Callable[[], psycopg.Connection[Any]], on_wait: Callable[[str], None] | None
+) -> psycopg.Connection[Any]:
+    """Connect, and wait for the server if there is somebody to be told so."""
+    return connect() if on_wait is None else connect_waiting(connect, on_wait)

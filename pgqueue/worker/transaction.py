@@ -31,6 +31,7 @@ __all__ = ["PartitionMissing", "SessionLost", "Transactions"]
 
 logger = logging.getLogger("pgqueue.worker")
 
+IDLE_SECONDS = 5.0
 # Time-outs by which the server ends a session for what the task does with it: the task's own failure.
 _OWN_TIMEOUTS = frozenset({"25P03", "25P04"})
 
@@ -80,7 +81,7 @@ class Transactions:
         self._app = app
         self._application_name = application_name
         self._local = threading.local()
-        self._idle: list[_AsyncTaskConnection] = []
+        self._idle: list[tuple[_AsyncTaskConnection, float]] = []  # the one used last comes last
         # Coroutines are many, connections are few: the others wait here, before their transaction begins.
         self._free = asyncio.Semaphore(app.conf.pool_max_size)
 
@@ -134,7 +135,7 @@ class Transactions:
     async def close_loop(self) -> None:
         """Close the connections that coroutines used."""
         while self._idle:
-            await self._idle.pop().close()
+            await self._idle.pop()[0].close()
 
     def _begin(self) -> Statement[str]:
         return Statement(self._app.queries["begin_task"], {}, lambda rows: str(rows[0][0]))
@@ -231,7 +232,7 @@ class Transactions:
 
     @contextlib.asynccontextmanager
     async def _aconnection(self) -> AsyncIterator[_AsyncTaskConnection]:
-        connection = self._idle.pop() if self._idle else None
+        connection = self._idle.pop()[0] if self._idle else None
         if connection is None or not _alive(connection):
             if connection is not None:
                 await connection.close()
@@ -251,7 +252,9 @@ class Transactions:
             raise
         finally:
             if await self._areset(connection):
-                self._idle.append(connection)
+                loop = asyncio.get_running_loop()
+                self._idle.append((connection, loop.time()))
+                loop.call_later(IDLE_SECONDS, self._close_idle)
             else:
                 await connection.close()
 
@@ -275,6 +278,12 @@ class Transactions:
                 return connection
             await asyncio.sleep(delay)
             delay = min(delay * 1.6, 3.0)
+
+    def _close_idle(self) -> None:
+        """Close what a burst has left: the server has few sessions, and others may need them."""
+        until = asyncio.get_running_loop().time() - IDLE_SECONDS
+        while self._idle and self._idle[0][1] <= until:
+            self._idle.pop(0)[0].pgconn.finish()
 
     async def _areset(self, connection: _AsyncTaskConnection) -> bool:
         if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:

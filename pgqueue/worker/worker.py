@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +32,7 @@ from pgqueue.worker.lease import Lease, process_instance
 from pgqueue.worker.maintenance import Maintenance
 from pgqueue.worker.plan import WorkerPlan
 from pgqueue.worker.pool import Pool
-from pgqueue.worker.session import PatientConnection, mind_poolers
+from pgqueue.worker.session import PatientConnection, first_connection, mind_poolers
 from pgqueue.worker.supervisor import Supervisor
 
 __all__ = ["Worker"]
@@ -144,20 +144,24 @@ class Worker:
         """Jobs that ended in this worker so far."""
         return self._completer.finished + self._settled
 
-    def start(self) -> None:
+    def start(self, on_wait: Callable[[str], None] | None = None) -> None:
         """Check the database, register, and begin to work in background threads.
+
+        Args:
+            on_wait: called with the reason while the server cannot be reached or has no connection left, which then
+                is waited for; None: that is an error.
 
         Raises:
             SchemaError, ConfigurationError: the schema or the server does not fit; the message says what to do.
             psycopg.Error: the database cannot be reached.
         """
-        with self._connect(patience=MAINTENANCE_SECONDS) as connection:
+        with first_connection(lambda: self._connect(patience=MAINTENANCE_SECONDS), on_wait) as connection:
             for warning in preflight(connection, self._queries):
                 logger.warning("%s", warning)
             run(connection, ensure_partitions(self._queries, self._partition_days))
         self.app.conf.freeze("a worker started")
         self.app.embedded_worker_count += self.plan.in_process
-        self.lease.start()
+        self.lease.start(first_connection(self._connect, on_wait))
         self._supervisor.start()
         self._completer.start()
         self._claimer.start()
@@ -256,7 +260,7 @@ class Worker:
         return limit
 
     def _room(self) -> tuple[int, list[str]]:
-        if self._stopping.is_set() or self._completer.pending > 4 * BATCH:
+        if self._stopping.is_set() or not self._completer.connected or self._completer.pending > 4 * BATCH:
             return 0, []
         rooms = {kind: pool.room() for kind, pool in self.pools.items()}
         total = min(sum(rooms.values()), self.app.conf.worker_claim_batch)

@@ -3,14 +3,14 @@
 The log is written by triggers on our tables, as an application's own audit would be.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
-from tests.support.process import wait_until
+__all__ = ["Acknowledged", "Ended", "check", "install"]
 
-__all__ = ["Acknowledged", "Ended", "check", "drained", "install"]
+Query = Callable[[str], list[tuple[Any, ...]]]
 
 _INSTALL = """
 create schema faults;
@@ -49,7 +49,8 @@ _ENDED = """
 select f.id::text, f.state, f.task, f.attempt, f.lost, f.error ->> 'type', f.error ->> 'message', f.result,
        e.plain, e.transactional
 from pgqueue.finished_jobs f cross join lateral (
-    select count(*) filter (where kind = 'plain') as plain, count(*) filter (where kind = 'transactional') as transactional
+    select count(*) filter (where kind = 'plain') as plain,
+           count(*) filter (where kind = 'transactional') as transactional
     from faults.effects e where e.job_id = f.id) e
 """
 
@@ -108,41 +109,25 @@ def install(dsn: str) -> None:
         connection.execute(_INSTALL)
 
 
-def live_jobs(dsn: str) -> list[tuple[Any, ...]]:
-    """(state, task, count) of the jobs that have not ended."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        return connection.execute(
-            "select state, task, count(*) from pgqueue.live_jobs group by 1, 2 order by 1, 2"
-        ).fetchall()
-
-
-def drained(dsn: str, timeout: float = 60, story: str = "") -> None:
-    """Wait until every job has ended."""
-    left: list[tuple[Any, ...]] = []
-
-    def none_left() -> bool:
-        left[:] = live_jobs(dsn)
-        return not left
-
-    wait_until(none_left, timeout, what=lambda: f"all jobs have ended; these have not: {left}{story}")
-
-
-def ended(dsn: str) -> dict[str, Ended]:
+def ended(query: Query) -> dict[str, Ended]:
     """Every finished job by its id."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        rows = [Ended._make(row) for row in connection.execute(_ENDED).fetchall()]
+    rows = [Ended._make(row) for row in query(_ENDED)]
     found = {row.id: row for row in rows}
     assert len(found) == len(rows), "a job has two final rows"
     return found
 
 
 def check(
-    dsn: str, load: Acknowledged | None = None, *, may_fail: Collection[str] = (), deleted: Collection[str] = ()
+    query: Query,
+    load: Acknowledged | None = None,
+    *,
+    may_fail: Collection[str] = (),
+    deleted: Collection[str] = (),
 ) -> dict[str, Ended]:
     """Check the invariants once every job has ended.
 
     Args:
-        dsn: of the database.
+        query: runs a statement and gives its rows.
         load: what was acknowledged.
         may_fail: tasks that may end in another state than succeeded.
         deleted: ids of jobs that the test itself deleted: nothing is promised for them.
@@ -150,17 +135,16 @@ def check(
     Returns:
         Every finished job by its id.
     """
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        live = connection.execute("select id::text, state, task, worker_id from pgqueue.live_jobs").fetchall()
-        resurrected = connection.execute(_RESURRECTED).fetchall()
-        finals = connection.execute(
-            "select id::text, count(*) from faults.history where change = 'finished insert' group by 1 having count(*) > 1"
-        ).fetchall()
-        strays = connection.execute(
-            "select e.job_id::text, e.kind from faults.effects e where not exists"
-            " (select from faults.history h where h.id = e.job_id)"
-        ).fetchall()
-    jobs = ended(dsn)
+    live = query("select id::text, state, task, worker_id from pgqueue.live_jobs")
+    resurrected = query(_RESURRECTED)
+    finals = query(
+        "select id::text, count(*) from faults.history where change = 'finished insert' group by 1 having count(*) > 1"
+    )
+    strays = query(
+        "select e.job_id::text, e.kind from faults.effects e where not exists"
+        " (select from faults.history h where h.id = e.job_id)"
+    )
+    jobs = ended(query)
     assert not live, f"jobs have not ended: {live[:5]}"
     assert not resurrected, f"changed after their end: {resurrected[:5]}"
     assert not finals, f"ended more than once: {finals[:5]}"

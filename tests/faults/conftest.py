@@ -1,6 +1,5 @@
 """The stage of a fault test: a database with a log of all state changes, real workers, a load, the final check."""
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ class Stage:
         """Start `pgqueue worker` and wait until it says that it is ready; settings are PGQUEUE_<NAME>."""
         environment = {f"PGQUEUE_{name.upper()}": value for name, value in settings.items()}
         program = self._spawn_cli(
-            *("-A", "tests.faults.tasks:app", "worker", "-l", "INFO", *(options or ("-c", "2"))),
+            *("-A", "tests.faults.tasks:app", "worker", "-l", "WARNING", *(options or ("-c", "2"))),
             env={
                 "PGQUEUE_DSN": dsn or self.dsn,
                 "PGQUEUE_WORKER_LEASE": str(lease),
@@ -88,10 +87,16 @@ class Stage:
 
     def query(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         """Run one statement and commit; its rows."""
-        if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self.dsn, autocommit=True, application_name="stage")
-        cursor = self._connection.execute(statement.encode(), params or None)
-        return cursor.fetchall() if cursor.description else []
+        while True:
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(self.dsn, autocommit=True, application_name="stage")
+            try:
+                cursor = self._connection.execute(statement.encode(), params or None)
+            except psycopg.OperationalError:
+                if not self._connection.closed:
+                    raise
+                continue  # the test has stopped the server in between
+            return cursor.fetchall() if cursor.description else []
 
     def close(self) -> None:
         """Close what it has open."""
@@ -125,6 +130,10 @@ class Stage:
         state: str | None = self.value("select state from pgqueue.all_jobs where id = %s", job_id)
         return state
 
+    def wait_for_success(self, job_id: str, timeout: float = 30) -> None:
+        """Wait until a job has succeeded."""
+        self.wait(f"job {job_id} succeeds", lambda: self.state(job_id) == "succeeded", timeout)
+
     # -- the end --------------------------------------------------------------------------------------------------
 
     def finish(
@@ -139,11 +148,17 @@ class Stage:
         if load is not None:
             load.stop()
         self.open_gate()
-        checker.drained(self.dsn, timeout, story=self.logs() if os.environ.get("PGQUEUE_FAULTS_LOGS") else "")
+        left: list[tuple[Any, ...]] = []
+
+        def none_left() -> bool:
+            left[:] = self.query("select state, task, count(*) from pgqueue.live_jobs group by 1, 2")
+            return not left
+
+        wait_until(none_left, timeout, what=lambda: f"all jobs have ended; these have not: {left}{self.logs()}")
         for worker in self.workers:
             if worker.process.poll() is None:
                 assert "Traceback" not in worker.output or may_fail, worker.output
-        return checker.check(self.dsn, load, may_fail=may_fail, deleted=deleted)
+        return checker.check(self.query, load, may_fail=may_fail, deleted=deleted)
 
 
 @pytest.fixture

@@ -23,7 +23,10 @@ from tests.support.process import wait_until
 
 app = PgQueue("faults")
 
-NOTE = "insert into faults.effects (job_id, kind, attempt, token, pid) values (%(id)s, %(kind)s, %(attempt)s, %(token)s, %(pid)s)"
+NOTE = (
+    "insert into faults.effects (job_id, kind, attempt, token, pid)"
+    " values (%(id)s, %(kind)s, %(attempt)s, %(token)s, %(pid)s)"
+)
 _own = threading.local()
 
 
@@ -45,17 +48,18 @@ def note(kind: str) -> None:
     values = _note(kind)
     deadline = time.monotonic() + 60
     while True:
+        connection: psycopg.Connection[Any] | None = getattr(_own, "connection", None)
         try:
-            if getattr(_own, "connection", None) is None:
-                _own.connection = psycopg.connect(
+            if connection is None:
+                connection = _own.connection = psycopg.connect(
                     os.environ["PGQUEUE_DSN"], autocommit=True, application_name="effects", connect_timeout=5
                 )
-                _own.connection.prepare_threshold = None
-            _own.connection.execute(NOTE, values)
+                connection.prepare_threshold = None
+            connection.execute(NOTE, values)
             return
         except psycopg.OperationalError:
-            if _own.connection is not None:
-                _own.connection.close()
+            if connection is not None:
+                connection.close()
                 _own.connection = None
             if time.monotonic() > deadline:
                 raise
@@ -98,6 +102,12 @@ def charge(number: int) -> int:
 @app.task(name="acharge", transactional=True)
 async def acharge(number: int) -> int:
     await current_connection().execute(NOTE, _note("transactional"))
+    return number
+
+
+@app.task(name="sleepless")
+def sleepless(number: int) -> int:
+    """Needs no connection of its own."""
     return number
 
 

@@ -1,4 +1,4 @@
-"""Processes that die or hang: a child, the supervisor, one after its work, one between finish and COMMIT, a poison job."""
+"""Processes that die or hang: child, supervisor, after the work, between finish and COMMIT, again and again."""
 
 import signal
 

@@ -87,7 +87,6 @@ def test_listen_dsn_leads_past_pgbouncer(stage: Stage, pooled: str) -> None:  # 
     stage.dsn = direct
     # Between two polls half a minute apart, only a notification can tell.
     for number in range(3):
-        job_id = stage.send("answer", str(number))
-        stage.wait("it is told", lambda job_id=job_id: stage.state(job_id) == "succeeded", timeout=20)
+        stage.wait_for_success(stage.send("answer", str(number)), timeout=20)
     stage.finish(load)
     assert "no notifications" not in worker.output
