@@ -33,7 +33,9 @@ BUSY_JOBS = 8
 # Pauses between looks after a burst, before the locks are taken: more is likely to follow.
 AFTER_BURST_SECONDS = (0.001, 0.002, 0.004, 0.008)
 DUE_WINDOW_SECONDS = 60.0
-# Share of time spent on looks for jobs of other pools while one is full.
+# A pool full for longer than this has jobs that take long: then jobs of other pools are looked for past its backlog,
+# for this share of the time, as such a look walks over all of it.
+FULL_SECONDS = 0.25
 PARTIAL_LOOK_DUTY = 0.05
 HAND_OVER_SECONDS = 1.0
 SETTLED_SECONDS = 10.0  # a connection that lasted so long was a good one
@@ -179,10 +181,9 @@ class Claimer:
             if worker_id is None or limit <= 0:
                 self._wait_for_room(more)
                 continue
-            if full and (pause := self._partial_look_at - time.monotonic()) > 0:
-                if self._wants_more_room(full):
-                    self._sleep(pause)
-                self._wants_room = False
+            if not full:
+                self._partial_look_at = 0.0
+            elif self._wait_for_full(full):
                 continue
             claimed = self._look(worker_id, limit, full)
             more = claimed == limit
@@ -220,6 +221,19 @@ class Claimer:
                     burst = quiet_looks = 0
                     self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
             self._wants_room = False
+
+    def _wait_for_full(self, full: list[str]) -> bool:
+        """Give full pools time to have room before a look leaves their jobs out; false when it is over."""
+        now = time.monotonic()
+        if not self._partial_look_at:
+            self._partial_look_at = now + FULL_SECONDS
+        pause = self._partial_look_at - now
+        if pause <= 0:
+            return False
+        if self._wants_more_room(full):
+            self._sleep(pause)
+        self._wants_room = False
+        return True
 
     def _wants_more_room(self, full: list[str]) -> bool:
         """Ask to be woken when a full pool has room; false when it got some meanwhile."""
