@@ -22,7 +22,7 @@ def idle(run: Run) -> Iterator[Figure]:
     """A worker with 2 children and nothing to do: statements that the server logs, processor time, memory."""
     server = run.server
     server.clear()
-    seconds = 60.0 if run.long else 15.0
+    seconds = 60.0 if run.long else 12.0
     server.cluster.execute("alter database bench set log_statement = 'all'")
     try:
         with run.worker("default", "-P", "processes", "-c", "2", app="bench.empty:app") as worker:

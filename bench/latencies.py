@@ -25,7 +25,7 @@ def start(run: Run) -> Iterator[Figure]:
     """Enqueue to start on an idle worker, beside LISTEN + claim."""
     server = run.server
     server.clear()
-    count = 400 if run.long else 110
+    count = 400 if run.long else 80
     bare = open_bare(server.dsn)
 
     def enqueue_bare() -> str:
@@ -112,7 +112,6 @@ def slow_transactions(run: Run) -> Iterator[Figure]:
             time.sleep(random.uniform(0.0002, 0.0016))
 
     with run.worker("slow", "-P", "loop"):
-        coroutine_started.apply_async(queue="slow")
         threads = [threading.Thread(target=work, daemon=True) for work in (quickly, *[slowly] * writers)]
         began = time.monotonic()
         for thread in threads:
@@ -146,7 +145,7 @@ def due(run: Run) -> Iterator[Figure]:
     with server.connect() as connection:
         rows = connection.execute(
             "select result::text::bigint, extract(epoch from run_at)::float8 from pgqueue.finished_jobs"
-            " where queue = 'due'"
+            " where queue = 'due' and run_at is not null"
         ).fetchall()
     late = [(started / 1e9 + offset - run_at) * 1e3 for started, run_at in rows]
     if len(late) != 200:

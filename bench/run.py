@@ -87,6 +87,10 @@ class Run:
         )
         try:
             command.expect("is ready", timeout=30)
+            if app == "bench.tasks:app":
+                for task in ("bench.coroutine", "bench.function"):
+                    # Children start after the worker; what is measured begins when they are there.
+                    self.server.preload(20, task, queue).release_and_wait()
             yield WorkerProcess(command)
             command.send_signal(signal.SIGTERM)
             command.wait(30)
