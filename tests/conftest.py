@@ -1,11 +1,13 @@
 """Fixtures of every test: a PostgreSQL server a session, a fresh database a test; PGQUEUE_TEST_PG (18)."""
 
+import faulthandler
 import importlib
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,20 @@ if TYPE_CHECKING:
     from pgqueue import PgQueue
 
 _TEMPLATE = "migrated"
+EXIT_SECONDS = 90.0
 _numbers = itertools.count(1)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Should something keep the interpreter from ending, show what, and end with the status of the tests."""
+
+    def end() -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(int(session.exitstatus))
+
+    timer = threading.Timer(EXIT_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
