@@ -74,6 +74,10 @@ discard sequences; discard temp
 -- name: listen
 listen pgqueue
 
+-- name: session_facts
+-- The server's process, which a pooler in between changes, and what tells one life of the server from the next.
+select pg_backend_pid(), pg_postmaster_start_time()::text
+
 -- name: listen_pid
 -- Differs from the connection's own idea of it when a pooler is in between.
 select pg_backend_pid()

@@ -39,7 +39,6 @@ FULL_SECONDS = 0.25
 PARTIAL_LOOK_DUTY = 0.05
 HAND_OVER_SECONDS = 1.0
 SETTLED_SECONDS = 10.0  # a connection that lasted so long was a good one
-LISTENER_TEST_SECONDS = 20.0
 
 
 class Claimer:
@@ -49,6 +48,7 @@ class Claimer:
         connect: opens its connection for claims.
         connect_listen: opens its LISTEN session; None: poll only.
         trust_listen: its address was given for this purpose; else a pooler in between is detected.
+        listener_test_seconds: between two tests whether it still receives notifications.
         queries: of the schema.
         queues: names to serve.
         worker_id: returns the id under which to claim; None while the worker is not registered.
@@ -68,6 +68,7 @@ class Claimer:
         connect: Callable[[], psycopg.Connection[Any]],
         connect_listen: Callable[[], psycopg.Connection[Any]] | None,
         trust_listen: bool,
+        listener_test_seconds: float,
         queries: Queries,
         queues: Sequence[str],
         worker_id: Callable[[], int | None],
@@ -82,6 +83,7 @@ class Claimer:
         self._connect = connect
         self._connect_listen = connect_listen
         self._trust_listen = trust_listen
+        self._listener_test_seconds = listener_test_seconds
         self._queries = queries
         self._queues = list(queues)
         self._worker_id = worker_id
@@ -342,7 +344,7 @@ class Claimer:
     def _test_listener(self, listener: psycopg.Connection[Any]) -> None:
         """Now and then notify oneself: a session that receives nothing looks just like a quiet one."""
         now = time.monotonic()
-        if now - self._tested_at < LISTENER_TEST_SECONDS:
+        if now - self._tested_at < self._listener_test_seconds:
             return
         if self._token_sent is not None:
             raise psycopg.OperationalError("the LISTEN session no longer receives notifications")

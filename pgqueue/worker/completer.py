@@ -21,6 +21,7 @@ from pgqueue.store.jobs import update_progress
 from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
 from pgqueue.worker.held import Held
+from pgqueue.worker.session import PatientConnection
 
 __all__ = ["Completer"]
 
@@ -45,7 +46,7 @@ class Completer:
 
     def __init__(
         self,
-        connect: Callable[[], psycopg.Connection[Any]],
+        connect: Callable[[], PatientConnection],
         queries: Queries,
         keep_seconds: Callable[[str, str], float | None],
         lost_limit: int,
@@ -62,7 +63,7 @@ class Completer:
         self._progress: dict[str, tuple[int, str]] = {}
         self._wake = threading.Event()
         self._stopping = False
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: PatientConnection | None = None
         self.writing = 0
         self.finished = 0
         self._thread = threading.Thread(target=self._work, name="pgqueue-completer", daemon=True)
@@ -209,15 +210,19 @@ class Completer:
         if kind == "retry":
             columns = list(zip(*(outcome[1:] for _, outcome in batch), strict=True))
             return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep)
-        if kind in ("released", "unstored"):
+        if kind in ("released", "unstored") or (kind == "adrift" and self._is_new_server(batch[0][1][3])):
             return release_jobs(queries, fence, keep)
-        if kind == "lost":
+        if kind in ("lost", "adrift"):
             once = [held.job.task for held, outcome in batch if outcome[2]]
             lose = lose_jobs(queries, fence, self._lost_limit, once, batch[0][1][1], keep)
             return Statement(lose.sql, lose.params, lambda rows: _missing(batch, {str(row[0]) for row in rows}))
         errors = [outcome[1] for _, outcome in batch]
         tracebacks = [outcome[2] for _, outcome in batch]
         return finish_jobs(queries, fence, kind, [None] * len(batch), errors, tracebacks, keep)
+
+    def _is_new_server(self, started: str) -> bool:
+        """Whether the server that ended a session has ended itself, and every session: nobody's fault here."""
+        return self._connection is not None and self._connection.server_started != started
 
     def _explain(self, batch: list[Entry], lost: list[str]) -> None:
         """Say which attempts were no longer ours; those that an unknown commit had finished already are well."""
@@ -241,7 +246,7 @@ def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | No
     """Part a batch into what one statement can write (same kind, same retention, each job once) and the rest."""
     first = batch[0]
     kind = first[1][0]
-    reason = first[1][1] if kind == "lost" else None
+    reason = first[1][1:] if kind in ("lost", "adrift") else None
     keep = keep_seconds(first[0].job.task, kind)
     head: list[Entry] = []
     rest: list[Entry] = []
@@ -251,7 +256,7 @@ def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | No
         task = entry[0].job.task
         if task not in keeps:
             keeps[task] = keep_seconds(task, kind) == keep
-        same = outcome[0] == kind and keeps[task] and (reason is None or outcome[1] == reason)
+        same = outcome[0] == kind and keeps[task] and (reason is None or outcome[1:] == reason)
         (head if same else rest).append(entry)
     return head, rest
 

@@ -6,7 +6,7 @@ An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind,
     (n, "retry", delay, error, traceback, changes)   delay in seconds, changes as JSON text or None
     (n, "cancelled", error, traceback)
     (n, "settled",)                                  its transaction has recorded the end already
-    (n, "lost", reason, at_most_once)                its database session was lost: it runs again
+    (n, "adrift", reason, at_most_once, server)      its database session was lost: it runs again
     (n, "unstored",)                                 its transaction found no partition to end in: it runs again
 """
 
@@ -186,7 +186,7 @@ class Executor:
     def _ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
         if isinstance(error, SessionLost):
             logger.warning("Task %s[%s]: %s", job.task, job.id, error)
-            return (job.number, "lost", clean_text(str(error)), not task.acks_late)
+            return (job.number, "adrift", clean_text(str(error)), not task.acks_late, error.server_started)
         if isinstance(error, PartitionMissing):
             return (job.number, "unstored")
         if isinstance(error, Ignore):

@@ -19,9 +19,11 @@ class PatientConnection(psycopg.Connection[Any]):
 
     Attributes:
         patience: seconds to wait for an answer.
+        server_started: of mind_poolers().
     """
 
     patience = 30.0
+    server_started = ""
 
     def wait(self, gen: Generator[Any, Any, R], *args: Any, **options: Any) -> R:
         """Run a dialogue with the server.
@@ -45,18 +47,25 @@ class PatientConnection(psycopg.Connection[Any]):
             return end.value  # type: ignore[no-any-return] # what the dialogue returns
 
 
-def mind_poolers(connection: psycopg.Connection[Any], queries: Queries) -> None:
-    """Prepare no statements behind a pooler: there the next one may meet another server process."""
-    row = connection.execute(queries["backend_pid"]).fetchone()
-    if row is None or row[0] != connection.info.backend_pid:
-        connection.prepare_threshold = None
+def mind_poolers(connection: psycopg.Connection[Any], queries: Queries) -> str:
+    """Prepare no statements behind a pooler, where the next one may meet another server process.
+
+    Returns:
+        When the server started: it tells its sessions from those of its former lives.
+    """
+    return _facts(connection, connection.execute(queries["session_facts"]).fetchone())
 
 
-async def amind_poolers(connection: psycopg.AsyncConnection[Any], queries: Queries) -> None:
+async def amind_poolers(connection: psycopg.AsyncConnection[Any], queries: Queries) -> str:
     """mind_poolers() for async code."""
-    row = await (await connection.execute(queries["backend_pid"])).fetchone()
-    if row is None or row[0] != connection.info.backend_pid:
+    return _facts(connection, await (await connection.execute(queries["session_facts"])).fetchone())
+
+
+def _facts(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], row: Any) -> str:
+    pid, started = row
+    if pid != connection.info.backend_pid:
         connection.prepare_threshold = None
+    return str(started)
 
 
 def first_connection(

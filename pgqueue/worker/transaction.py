@@ -42,7 +42,16 @@ _REFUSED = (
 
 
 class SessionLost(Exception):
-    """The session of a transactional task ended under it: no fault of the task, which runs again if it was undone."""
+    """The session of a transactional task ended under it; the task runs again if it was undone.
+
+    Attributes:
+        server_started: of the server that ended it. A server that has started anew since ended all its sessions; else
+            the task itself may be what ends them.
+    """
+
+    def __init__(self, message: str, server_started: str) -> None:
+        super().__init__(message)
+        self.server_started = server_started
 
 
 class PartitionMissing(Exception):
@@ -51,6 +60,8 @@ class PartitionMissing(Exception):
 
 class _TaskConnection(psycopg.Connection[Any]):
     """The connection a task sees: its transaction is the worker's to end."""
+
+    server_started = ""
 
     def commit(self) -> NoReturn:
         raise PgQueueError(_REFUSED.format(what="commit"))
@@ -61,6 +72,8 @@ class _TaskConnection(psycopg.Connection[Any]):
 
 class _AsyncTaskConnection(psycopg.AsyncConnection[Any]):
     """The connection a coroutine sees: its transaction is the worker's to end."""
+
+    server_started = ""
 
     async def commit(self) -> NoReturn:
         raise PgQueueError(_REFUSED.format(what="commit"))
@@ -205,11 +218,11 @@ class Transactions:
         connection: _TaskConnection = self._app.new_connection(
             connection_class=_TaskConnection, application_name=self._application_name
         )
-        mind_poolers(connection, self._app.queries)
+        connection.server_started = mind_poolers(connection, self._app.queries)
         connection.autocommit = False
         return connection
 
-    def _end(self, connection: psycopg.Connection[Any], end: Callable[[psycopg.Connection[Any]], None]) -> None:
+    def _end(self, connection: _TaskConnection, end: Callable[[psycopg.Connection[Any]], None]) -> None:
         try:
             if not connection.closed:
                 end(connection)
@@ -265,7 +278,7 @@ class Transactions:
                 connection: _AsyncTaskConnection = await self._app.new_async_connection(
                     connection_class=_AsyncTaskConnection, application_name=self._application_name
                 )
-                await amind_poolers(connection, self._app.queries)
+                connection.server_started = await amind_poolers(connection, self._app.queries)
                 await connection.set_autocommit(False)
             except psycopg.OperationalError as error:
                 problem = connection_problem(error)
@@ -306,13 +319,11 @@ def _alive(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -
     return not connection.closed and not select.select([connection.fileno()], [], [], 0)[0]
 
 
-def _lost(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], error: BaseException
-) -> SessionLost | None:
+def _lost(connection: _TaskConnection | _AsyncTaskConnection, error: BaseException) -> SessionLost | None:
     """What to raise instead, when it was not the task that ended its session."""
     if not connection.broken or not isinstance(error, Exception) or getattr(error, "sqlstate", None) in _OWN_TIMEOUTS:
         return None
-    return SessionLost(f"its database session was lost: {' '.join(str(error).split())}")
+    return SessionLost(f"its database session was lost: {' '.join(str(error).split())}", connection.server_started)
 
 
 @contextlib.contextmanager

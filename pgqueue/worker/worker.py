@@ -93,6 +93,7 @@ class Worker:
             connect=self._connect,
             connect_listen=lambda: self._connect(listen=True),
             trust_listen=conf.listen_dsn is not None,
+            listener_test_seconds=conf.worker_lease,
             queries=self._queries,
             queues=plan.queues,
             worker_id=lambda: self.lease.worker_id,
@@ -205,7 +206,7 @@ class Worker:
 
     # -- what the services ask --------------------------------------------------------------------------------------
 
-    def _connect(self, listen: bool = False, patience: float | None = None) -> psycopg.Connection[Any]:
+    def _connect(self, listen: bool = False, patience: float | None = None) -> PatientConnection:
         worker_id = self.lease.worker_id
         name = f"{self._queries.schema}/{worker_id}" if worker_id is not None else f"{self._queries.schema} worker"
         connection: PatientConnection = self.app.new_connection(
@@ -213,7 +214,7 @@ class Worker:
         )
         # A heartbeat that hangs is made up for on another connection while the lease still lasts.
         connection.patience = patience or min(MOST_PATIENCE_SECONDS, max(5.0, self.app.conf.worker_lease / 2))
-        mind_poolers(connection, self._queries)
+        connection.server_started = mind_poolers(connection, self._queries)
         # Claims and finishes count on each statement's own snapshot, whatever the role's default is.
         if run(connection, isolation_level(self._queries)) != "read committed":
             run(connection, read_committed(self._queries))

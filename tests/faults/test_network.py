@@ -75,7 +75,7 @@ def test_an_enqueue_whose_commit_went_unheard_makes_one_job_or_says_so(stage: St
     assert sum(job.result == "unheard" for job in jobs.values()) == 1
 
 
-@pytest.mark.parametrize("saying", ["claim_jobs(", "listen pgqueue", "finish_jobs(", "renew_lease("])
+@pytest.mark.parametrize("saying", ["claim_jobs(", "listen pgqueue", "unnest(pgqueue.finish_jobs(", "renew_lease("])
 def test_a_connection_that_goes_silent_is_noticed_and_replaced(stage: Stage, saying: str) -> None:  # fault 16
     with Proxy(stage.dsn) as proxy:
         worker = stage.worker("-c", "2", lease=3, dsn=proxy.dsn)
