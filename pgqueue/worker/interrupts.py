@@ -3,10 +3,16 @@
 import ctypes
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from pgqueue.errors import SoftTimeLimitExceeded, TaskRevokedError
 
 __all__ = ["Interrupts"]
+
+T = TypeVar("T")
+
+KINDS = (SoftTimeLimitExceeded, TaskRevokedError)
 
 
 class Interrupts:
@@ -17,12 +23,38 @@ class Interrupts:
         self._changed = threading.Condition(self._lock)
         self._threads: dict[int, int] = {}  # number of a running job -> its thread
         self._deadlines: dict[int, float] = {}  # number -> end of its soft limit
-        self._raised: set[int] = set()
+        self._raised: dict[int, set[type[BaseException]]] = {}  # number -> kinds, each once at most
         self._watcher: threading.Thread | None = None
         self._stopping = False
 
-    def begin(self, number: int, limit: float | None) -> None:
-        """From now on the calling thread may be interrupted."""
+    def run(self, number: int, limit: float | None, call: Callable[[], T], interrupted: Callable[[Exception], T]) -> T:
+        """Call, and let this thread be interrupted meanwhile, but not any more afterwards.
+
+        Args:
+            number: of the job, unique.
+            limit: seconds until SoftTimeLimitExceeded is raised.
+            call: what runs the job and handles interruptions.
+            interrupted: gives the result when one arrives in the instant after the call: its own is lost.
+        """
+        found: T | None = None
+        # There are two kinds of interruptions, each comes once: two levels may be left by them, the third cannot.
+        try:
+            try:
+                try:
+                    self._begin(number, limit)
+                    found = call()
+                except KINDS as error:
+                    found = interrupted(error)
+                self._end(number)
+            except KINDS as error:
+                found = found or interrupted(error)
+                self._end(number)
+        except KINDS as error:
+            found = found or interrupted(error)
+            self._end(number)
+        return found
+
+    def _begin(self, number: int, limit: float | None) -> None:
         if limit is None:
             self._threads[number] = threading.get_ident()
             return
@@ -34,20 +66,15 @@ class Interrupts:
                 self._watcher.start()
             self._changed.notify()
 
-    def end(self, number: int) -> None:
-        """From now on the calling thread is not interrupted; what was on its way is called off."""
-        while True:
-            try:
-                # The lock itself: a condition enters it in Python code, where an exception would leave it locked.
-                with self._lock:
-                    thread_id = self._threads.pop(number, 0)
-                    self._deadlines.pop(number, None)
-                    if number in self._raised:
-                        _raise_in_thread(thread_id or threading.get_ident(), None)
-                        self._raised.discard(number)
-                return
-            except (SoftTimeLimitExceeded, TaskRevokedError):
-                continue  # it arrived just now
+    def _end(self, number: int) -> None:
+        # The lock itself: a condition enters it in Python code, where an exception would leave it locked.
+        with self._lock:
+            self._threads.pop(number, None)
+            self._deadlines.pop(number, None)
+            if number in self._raised:
+                # What was raised and has not arrived is called off.
+                _raise_in_thread(threading.get_ident(), None)
+                del self._raised[number]
 
     def cancel(self, number: int) -> None:
         """Raise TaskRevokedError in the thread of a job, if it runs."""
@@ -67,8 +94,8 @@ class Interrupts:
 
     def _raise(self, number: int, error: type[BaseException]) -> None:
         thread_id = self._threads.get(number)
-        if thread_id is not None:
-            self._raised.add(number)
+        if thread_id is not None and error not in (raised := self._raised.setdefault(number, set())):
+            raised.add(error)
             _raise_in_thread(thread_id, error)
 
     def _watch(self) -> None:

@@ -7,6 +7,7 @@ A runner accepts jobs, runs them in the order in which they came, and reports me
 
 import asyncio
 import contextvars
+import functools
 import threading
 import time
 from collections import deque
@@ -134,14 +135,9 @@ class ThreadRunner:
         while (job := self._next(slot)) is not None:
             started = time.monotonic()
             limit = executor.soft_limit(job)
-            try:
-                interrupts.begin(job.number, limit)
-                # In a context of its own: what it sets is not the next job's.
-                outcome = contextvars.copy_context().run(executor.run, job)
-            except (SoftTimeLimitExceeded, TaskRevokedError) as error:
-                # Raised from outside in the instant after the call: the job's own end is lost.
-                outcome = executor.refused(job, error)
-            interrupts.end(job.number)
+            # In a context of its own: what it sets is not the next job's.
+            call = functools.partial(contextvars.copy_context().run, executor.run, job)
+            outcome = interrupts.run(job.number, limit, call, functools.partial(executor.refused, job))
             self._board.clear(slot)
             self._done(outcome, started)
         executor.end_thread()

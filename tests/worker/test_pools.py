@@ -114,6 +114,27 @@ def test_context_variables_do_not_leak_from_job_to_job(app: PgQueue, coroutine: 
         assert {result.get(timeout=30) for result in results} == {"nothing"}
 
 
+def test_an_outcome_does_not_wait_for_the_long_job_that_follows(app: PgQueue, gate: Gate) -> None:
+    """Outcomes are reported in batches; a batch must not be kept open by what runs next."""
+
+    @app.task(name="value")
+    def value(n: int) -> int:
+        return n
+
+    @app.task(name="wait")
+    def wait(address: str) -> str:
+        return visit(address)
+
+    with app.worker(pool="threads", concurrency=1):
+        for _ in range(5):
+            short = [app.signature("value", [n]) for n in range(20)]
+            *values, held = app.enqueue_many([*short, app.signature("wait", [gate.address])])
+            visitor = gate.next()
+            assert [result.get(timeout=30) for result in values] == list(range(20))
+            visitor.let_go("done")
+            assert held.get(timeout=30) == "done"
+
+
 def test_what_the_enqueuer_had_in_its_context_stays_there(app: PgQueue) -> None:
     @app.task
     def found() -> str:
