@@ -59,6 +59,6 @@ def drain(run: Run) -> Iterator[Figure]:
 
 def _best_batch(run: Run) -> int:
     """Return the batch size at which the floor is fastest."""
-    rates = {batch: floor.drain(run.server, floor.overlapped, 40_000, batch, "bench.coroutine") for batch in BATCHES}
+    rates = {batch: floor.drain(run.server, floor.overlapped, 20_000, batch, "bench.coroutine") for batch in BATCHES}
     run.say("floor by batch size, jobs/s: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in rates.items()))
     return max(rates, key=rates.__getitem__)

@@ -24,7 +24,7 @@ def held(run: Run) -> Iterator[Figure]:
     """Bursts on one worker: alone, while a snapshot is held, while a writer's transaction stays open."""
     server = run.server
     server.clear()
-    size = 100_000 if run.long else 40_000
+    size = 100_000 if run.long else 25_000
     with run.worker("held", "-P", "loop"):
 
         def burst() -> float:
@@ -66,8 +66,8 @@ def claim_cost(run: Run) -> Iterator[Figure]:
     """The claim of 500 on large tables, in turns with the same on small ones in a database beside."""
     server = run.server
     server.clear()
-    unit = 1_000_000 if run.long else 100_000
-    looks = 40
+    unit = 1_000_000 if run.long else 60_000
+    looks = 30
     small = server.cluster.create_database("small")
     migrate(small)
     _fill(server, small, CLAIM * looks * 3 + 10_000)
