@@ -92,7 +92,7 @@ def test_a_time_out_of_the_server_is_the_jobs_own(stage: Stage, server: Cluster,
         pytest.skip("transaction_timeout came with PostgreSQL 17")
     name = stage.value("select current_database()")
     stage.query("insert into faults.slow values (0)")
-    stage.query(f'alter database "{name}" set {setting} = 300')
+    stage.query(f'alter database "{name}" set {setting} = 1000')
     worker = stage.worker("-c", "2")
     with psycopg.connect(stage.dsn) as blocker, stage.load() as load:
         if setting == "lock_timeout":
