@@ -112,7 +112,7 @@ def test_a_time_out_of_the_server_is_the_jobs_own(stage: Stage, server: Cluster,
                 lambda: stage.value(
                     "select pid from pg_stat_activity where datname = current_database()"
                     " and state = 'idle in transaction' and query ilike 'insert into faults.effects%'"
-                    " and application_name ~ '^pgqueue/'"
+                    " and application_name ~ '^pgqueue/' and state_change < clock_timestamp() - interval '0.4 s'"
                 ),
             )
             stage.wait(
