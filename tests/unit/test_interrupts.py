@@ -85,7 +85,8 @@ def test_nothing_arrives_after_the_job_however_late_it_was_sent() -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        for current in range(1, 400):
+        while current < 400 or "TaskRevokedError" not in ends:
+            current += 1
             ends.add(interrupts.run(current, 0.0002, count, named))
             count()  # between two jobs
     finally:
@@ -94,7 +95,7 @@ def test_nothing_arrives_after_the_job_however_late_it_was_sent() -> None:
         canceller.join(10)
         interrupts.stop()
         interrupts.join(10)
-    assert "TaskRevokedError" in ends
+    assert ends <= {"returned", "SoftTimeLimitExceeded", "TaskRevokedError"}
 
 
 def test_a_cancellation_of_a_job_that_is_over_is_nothing() -> None:
