@@ -189,11 +189,22 @@ class AsyncPool:
                 raise _exhausted(self._max_size, 0)
             await self._wait()
         self._size += 1
+        # psycopg leaves a connection open whose opening is cancelled in a bad moment: let it be opened, and keep it.
+        opening = asyncio.ensure_future(self._connect())
         try:
-            return await self._connect()
+            return await asyncio.shield(opening)
         except BaseException:
-            self._gone()
+            if opening.done():
+                self._opened(opening)
+            else:
+                opening.add_done_callback(self._opened)
             raise
+
+    def _opened(self, opening: asyncio.Future[psycopg.AsyncConnection[Any]]) -> None:
+        if opening.cancelled() or opening.exception() is not None:
+            self._gone()
+        else:
+            self.give(opening.result())
 
     async def _wait(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
