@@ -199,7 +199,7 @@ class Retry(TaskPredicate):
         when: float | datetime | None = None,
         changes: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(message or (f"retry: {exc!r}" if exc is not None else "retry"))
+        super().__init__(message or (f"retry: {_shown(exc)}" if exc is not None else "retry"))
         self.exc = exc
         self.when = when
         self.changes = changes
@@ -233,3 +233,11 @@ class LeaseLost(PgQueueError):
 
 class SoftTimeLimitExceeded(PgQueueError):
     """Raised inside a task whose soft time limit passed; the task may clean up and return, retry or fail."""
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return repr(error)
+    except Exception:
+        # An error that cannot show itself must not take the place of the retry.
+        return type(error).__name__

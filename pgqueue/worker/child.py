@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
     # The worker alone answers to the terminal and to the service manager.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     channel = Channel(sock, blocking=True)
     messages: list[tuple[Any, ...]] | None = []
     while not messages:
