@@ -45,7 +45,8 @@ from pgqueue.workers w
 where w.stopped_at is null and w.lost_at is null and w.lease_expires_at > now()
 
 -- name: list_jobs
--- Newest first: ids made by clients ascend with time. Filters that are null do not count.
+-- Newest first, by the time in their ids, for which there is an index; ids that people chose stand anywhere. Filters that
+-- are null do not count.
 select a.id, a.state, a.task, a.queue, a.priority, a.attempt, a.enqueued_at, a.run_at, a.started_at, a.finished_at, a.worker_id,
        a.error_type, a.error, now()
 from pgqueue.all_jobs a

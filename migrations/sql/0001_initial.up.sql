@@ -295,14 +295,12 @@ begin
     return v_id;
 end $$;
 
--- A UUIDv7: 48 bits of milliseconds, the rest random (RFC 9562).
+-- A UUIDv7 with 48 bits of milliseconds, 12 of their fraction (RFC 9562, method 3), the rest random: a step of the
+-- fraction is a quarter of a microsecond, so that the ids that one session makes ascend.
 create function pgqueue.new_job_id() returns uuid
 language sql volatile parallel safe
-return encode(
-    set_bit(set_bit(
-        overlay(uuid_send(gen_random_uuid())
-                placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
-        52, 1), 53, 1), 'hex')::uuid;
+return (overlay(lpad(to_hex((extract(epoch from clock_timestamp()) * 4096000)::bigint), 15, '0') placing '7' from 13 for 0)
+        || substr(gen_random_uuid()::text, 20))::uuid;
 
 
 -- scheduled -> available, with a new place in line -------------------------------------------------------------------

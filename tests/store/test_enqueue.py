@@ -158,6 +158,24 @@ def test_sql_enqueues_with_all_there_is(store: Store) -> None:
     assert store.value("select run_at - enqueued_at = '1 hour' from pgqueue.live_jobs")
 
 
+def test_ids_made_by_sql_ascend_within_a_millisecond_and_with_those_of_clients(store: Store) -> None:
+    made = [str(row[0]) for row in store.rows("select pgqueue.enqueue('t') from generate_series(1, 1000)")]
+    assert made == sorted(made)
+    assert len({job_id[:13] for job_id in made}) < len(made), "some share a millisecond"
+    assert made == [str(row[0]) for row in store.rows("select id from pgqueue.live_jobs order by seq")]
+    for job_id in made[::100]:
+        found = uuid.UUID(job_id)
+        assert (found.version, found.variant) == (7, uuid.RFC_4122)
+    made_at = store.value(
+        "select to_timestamp(('x' || left(replace(%s, '-', ''), 12))::bit(48)::bigint / 1000.0)", [made[0]]
+    )
+    assert store.value(
+        "select enqueued_at - %s::timestamptz < '1 s' from pgqueue.live_jobs order by seq limit 1", [made_at]
+    )
+    between = [new_job_id(), str(store.value("select pgqueue.new_job_id()")), new_job_id()]
+    assert between == sorted(between), "one clock, one way to write it down"
+
+
 def test_a_trigger_enqueues_with_its_row(store: Store) -> None:
     store.rows("create table public.orders (id int)")
     store.rows(

@@ -17,7 +17,7 @@ def test_ids_are_uuids_of_version_7_of_now() -> None:
     assert before <= found.int >> 80 <= time.time_ns() // 1_000_000 + 10
 
 
-def test_ids_of_one_process_ascend_within_a_millisecond_and_across_its_counter() -> None:
+def test_ids_of_one_process_ascend_within_a_millisecond_and_faster_than_the_clock() -> None:
     made = [new_job_id() for _ in range(20_000)]
     assert made == sorted(made)
     assert len(set(made)) == len(made)
