@@ -8,7 +8,8 @@ PgQueueError
 ├── ValidationError (ValueError)    bad input, refused before anything is written
 │   ├── EncodingError               a value has no JSON form; names its path
 │   ├── LimitExceeded               a size, depth or range limit; names the limit
-│   └── UnknownTask (NotRegistered) no task of that name is registered
+│   ├── UnknownTask (NotRegistered) no task of that name is registered
+│   └── GraphError                  the steps of a workflow do not fit together: a cycle, a missing step
 ├── ArgumentsError (TypeError)      arguments do not fit the task's signature
 ├── EnqueueError
 │   ├── DuplicateJob                the id is taken by a kept job
@@ -21,7 +22,9 @@ PgQueueError
 │   ├── WorkerLostError             the worker died, and the job may not run again
 │   ├── TimeLimitExceeded           the hard time limit ended the job
 │   ├── TaskRevokedError            cancelled or expired before it could finish
-│   └── MaxRetriesExceededError     retry() beyond max_retries without an error to raise
+│   ├── MaxRetriesExceededError     retry() beyond max_retries without an error to raise
+│   ├── ChordError                  a member of the group that this job joins did not succeed
+│   └── EventTimeout                nobody resolved the event that a workflow waited for
 ├── TaskPredicate                   control flow inside a task
 │   ├── Retry                       run this job again later
 │   ├── Ignore                      end it without recording a state
@@ -38,12 +41,15 @@ from typing import Any
 __all__ = [
     "AppNotFound",
     "ArgumentsError",
+    "ChordError",
     "ConfigurationError",
     "DatabaseUnavailable",
     "DuplicateJob",
     "EncodingError",
     "EnqueueError",
     "EnrolmentError",
+    "EventTimeout",
+    "GraphError",
     "Ignore",
     "LeaseLost",
     "LimitExceeded",
@@ -105,6 +111,10 @@ class UnknownTask(ValidationError, KeyError):
 
     def __str__(self) -> str:
         return ValueError.__str__(self)
+
+
+class GraphError(ValidationError):
+    """The steps of a workflow do not fit together: a cycle, a missing step, an id used twice."""
 
 
 class ArgumentsError(PgQueueError, TypeError):
@@ -175,6 +185,14 @@ class TaskRevokedError(TaskError):
 
 class MaxRetriesExceededError(TaskError):
     """retry() was called more than max_retries times, and there was no error to raise instead."""
+
+
+class ChordError(TaskError):
+    """A member of the group that this job joins did not succeed; the message names it."""
+
+
+class EventTimeout(TaskError):
+    """Nobody resolved the event that a workflow waited for before its time was over."""
 
 
 class TaskPredicate(PgQueueError):
