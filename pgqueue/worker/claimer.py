@@ -1,15 +1,8 @@
-"""The only claimer of a worker: looks for jobs, hands them to the pools, sleeps when there are none.
-
-It sleeps on two descriptors, the LISTEN session's socket and a pipe by which other threads wake it. While it sleeps it
-holds the wake locks of its queues, so that whoever enqueues knows that somebody must be told (sql: wake_queues).
-Polling is the guarantee; notifications make it fast.
-"""
+"""The only claimer of a worker: looks for jobs, hands them to the pools, sleeps when there are none."""
 
 import logging
-import os
 import random
 import secrets
-import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +13,10 @@ from psycopg.types.string import TextLoader
 
 from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
-from pgqueue.store.claims import claim_jobs, fall_asleep, first_places, wake_up
+from pgqueue.store.claims import claim_jobs, first_places
 from pgqueue.store.statement import Queries, run
 from pgqueue.worker.lanes import Lanes
+from pgqueue.worker.listener import Listener
 
 __all__ = ["Claimer"]
 
@@ -46,9 +40,7 @@ class Claimer:
 
     Args:
         connect: opens its connection for claims.
-        connect_listen: opens its LISTEN session; None: poll only.
-        trust_listen: its address was given for this purpose; else a pooler in between is detected.
-        listener_test_seconds: between two tests whether it still receives notifications.
+        listener: where it sleeps; its own from now on.
         queries: of the schema.
         queues: names to serve.
         worker_id: returns the id under which to claim; None while the worker is not registered.
@@ -59,16 +51,14 @@ class Claimer:
             of claims whose answer was lost: if they happened, nobody has their jobs in hand.
         on_evicted: called when the database says that the worker was declared lost.
         on_drained: called when a look found nothing.
-        on_message: called with the text of notifications that are not wake-ups.
+        unknown: tasks that this worker does not have; `take` may add to it.
     """
 
     def __init__(
         self,
         *,
         connect: Callable[[], psycopg.Connection[Any]],
-        connect_listen: Callable[[], psycopg.Connection[Any]] | None,
-        trust_listen: bool,
-        listener_test_seconds: float,
+        listener: Listener,
         queries: Queries,
         queues: Sequence[str],
         worker_id: Callable[[], int | None],
@@ -78,12 +68,10 @@ class Claimer:
         on_connected: Callable[[psycopg.Connection[Any], list[int]], None],
         on_evicted: Callable[[], None],
         on_drained: Callable[[], None],
-        on_message: Callable[[str], None],
+        unknown: set[str],
     ) -> None:
         self._connect = connect
-        self._connect_listen = connect_listen
-        self._trust_listen = trust_listen
-        self._listener_test_seconds = listener_test_seconds
+        self._listener = listener
         self._queries = queries
         self._queues = list(queues)
         self._worker_id = worker_id
@@ -93,31 +81,17 @@ class Claimer:
         self._on_connected = on_connected
         self._on_evicted = on_evicted
         self._on_drained = on_drained
-        self._on_message = on_message
+        self._unknown = unknown
         self._lanes = Lanes(self._queues)
         self._connection: psycopg.Connection[Any] | None = None
-        self._listener: psycopg.Connection[Any] | None = None
-        self._asleep = False  # the wake locks are ours: whoever enqueues notifies
-        self._keys: frozenset[int] = frozenset()  # of the queues for which this worker answers
-        self._others: frozenset[int] = frozenset()  # of those for which another one does
-        self._notified = False
         self._wants_room = False
         self._handed_over_at = 0.0
-        self._token_sent: str | None = None
-        self._tested_at = 0.0
         self._due_in: float | None = None
         self._partial_look_at = 0.0
         self._opened_at = 0.0
         self._unheard: list[int] = []  # tokens of claims whose answer was lost
         self._looked_at: float | None = None
         self._stopping = False
-        self._pipe_in, self._pipe_out = os.pipe()
-        os.set_blocking(self._pipe_in, False)
-        os.set_blocking(self._pipe_out, False)
-        self._nudged = threading.Event()
-        self._nudging = threading.Lock()
-        self._closed = False
-        self.unknown: set[str] = set()  # tasks that this worker does not have
         self._thread = threading.Thread(target=self._work, name="pgqueue-claimer", daemon=True)
 
     def start(self) -> None:
@@ -129,21 +103,11 @@ class Claimer:
         self._stopping = True
         self.nudge()
         self._thread.join()
-        with self._nudging:
-            self._closed = True
-            os.close(self._pipe_in)
-            os.close(self._pipe_out)
+        self._listener.end()
 
     def nudge(self) -> None:
         """Wake it: there is room again, or something became available. Safe from any thread."""
-        if not self._nudged.is_set():
-            with self._nudging:
-                self._nudged.set()
-                try:
-                    if not self._closed:  # its number may be another file's by now
-                        os.write(self._pipe_out, b".")
-                except BlockingIOError:
-                    pass
+        self._listener.nudge()
 
     def has_room(self) -> None:
         """Wake it if it waits for room; a sleeping claimer need not know."""
@@ -159,6 +123,7 @@ class Claimer:
                 self._open()
                 self._claim_until_stopped()
             except LeaseLost:
+                self._close()  # the rescuer ended these sessions; the next ones bear the new worker's name
                 self._on_evicted()
                 self._sleep(0.2)
             except psycopg.Error as error:
@@ -175,6 +140,7 @@ class Claimer:
         self._close()
 
     def _claim_until_stopped(self) -> None:
+        listener = self._listener
         burst = quiet_looks = 0
         more = stale = False
         while not self._stopping:
@@ -192,19 +158,19 @@ class Claimer:
             if claimed:
                 quiet_looks = 0
                 burst += claimed
-                if self._asleep and claimed > BUSY_JOBS:
-                    self._rise(hand_over=False)
+                if listener.asleep and claimed > BUSY_JOBS:
+                    listener.rise(hand_over=False)
                 continue
             if self._due_in is not None and self._due_in <= 0:
                 continue
             self._on_drained()
             if full and not self._wants_more_room(full):
                 continue
-            if self._asleep and not stale:
+            if listener.asleep and not stale:
                 burst = quiet_looks = 0
                 self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
-                stale = bool(self._others)  # who answers for them may be gone by now
-            elif self._listener is None:
+                stale = bool(listener.others)  # who answers for them may be gone by now
+            elif not listener.listening:
                 # No notification will come: look often after work, and ever more seldom.
                 self._sleep(min(self._poll_seconds, 0.02 * 2 ** min(quiet_looks, 10)))
                 quiet_looks += 1
@@ -213,9 +179,9 @@ class Claimer:
                 quiet_looks += 1
             else:
                 stale = False
-                if self._fall_asleep(self._listener):
+                if listener.fall_asleep():
                     continue  # one more look: what was committed before the locks were ours
-                if self._keys:
+                if listener.keys:
                     # An enqueue is under way and will not notify: look again soon.
                     self._sleep(min(0.05, 0.001 * 2 ** min(quiet_looks, 6)))
                     quiet_looks += 1
@@ -244,9 +210,9 @@ class Claimer:
 
     def _wait_for_room(self, more: bool) -> None:
         now = time.monotonic()
-        if self._keys or (more and now - self._handed_over_at > HAND_OVER_SECONDS):
+        if self._listener.keys or (more and now - self._handed_over_at > HAND_OVER_SECONDS):
             self._handed_over_at = now
-            self._rise(hand_over=True)
+            self._listener.rise(hand_over=True)
         self._wants_room = True
         self._due_in = None
         # Room may have come between the question and the flag.
@@ -255,7 +221,7 @@ class Claimer:
         self._wants_room = False
 
     def _look(self, worker_id: int, limit: int, full: list[str]) -> int:
-        excluded = [*self.unknown, *full]
+        excluded = [*self._unknown, *full]
         ranges, kind = self._lanes.plan(excluded)
         token = secrets.randbits(62)
         started = time.monotonic()
@@ -288,69 +254,12 @@ class Claimer:
             # It walked over all jobs of the pools that are full.
             self._partial_look_at = time.monotonic() + seconds / PARTIAL_LOOK_DUTY
         if lanes := self._lanes.behind():
-            self._lanes.move(lanes, run(connection, first_places(self._queries, lanes, list(self.unknown))))
+            self._lanes.move(lanes, run(connection, first_places(self._queries, lanes, list(self._unknown))))
         return len(jobs)
-
-    # -- sleeping and waking --------------------------------------------------------------------------------------
-
-    def _fall_asleep(self, listener: psycopg.Connection[Any]) -> bool:
-        self._keys, self._others, free = run(listener, fall_asleep(self._queries, self._queues))
-        self._asleep = free and bool(self._keys)
-        return self._asleep
-
-    def _rise(self, hand_over: bool) -> None:
-        if self._listener is not None:
-            run(self._listener, wake_up(self._queries, self._queues, hand_over))
-        self._asleep = False
-        self._keys = self._others = frozenset()
 
     def _sleep(self, seconds: float) -> None:
         """Sleep until something may have become available, or until the next job is due."""
-        if self._due_in is not None:
-            seconds = min(seconds, max(self._due_in, 0.0))
-        until = time.monotonic() + seconds
-        listener = self._listener
-        watched: list[int] = [self._pipe_in]
-        if listener is not None:
-            watched.append(listener.fileno())
-        while not (self._notified or self._stopping):
-            ready, _, _ = select.select(watched, [], [], max(0.0, until - time.monotonic()))
-            if not ready:
-                break
-            if self._pipe_in in ready:
-                self._nudged.clear()
-                os.read(self._pipe_in, 64)
-                break
-            if listener is not None:
-                listener.pgconn.consume_input()
-                while (notify := listener.pgconn.notifies()) is not None:
-                    self._notice(notify.extra.decode())
-        self._notified = False
-        if listener is not None:
-            self._test_listener(listener)
-
-    def _notice(self, payload: str) -> None:
-        kind = payload[:1]
-        if kind == "c":
-            self._on_message(payload)
-        elif kind == "t":
-            self._token_sent = None if payload == self._token_sent else self._token_sent
-        elif (kind == "w" and payload[1:] in map(str, self._keys)) or (
-            kind == "h" and payload[1:] in map(str, self._others)
-        ):
-            # Of several idle workers one answers for a queue; the others wait until it hands over.
-            self._notified = True
-
-    def _test_listener(self, listener: psycopg.Connection[Any]) -> None:
-        """Now and then notify oneself: a session that receives nothing looks just like a quiet one."""
-        now = time.monotonic()
-        if now - self._tested_at < self._listener_test_seconds:
-            return
-        if self._token_sent is not None:
-            raise psycopg.OperationalError("the LISTEN session no longer receives notifications")
-        self._tested_at = now
-        self._token_sent = f"t{secrets.token_hex(8)}"
-        listener.execute(self._queries["notify_self"], {"payload": self._token_sent})
+        self._listener.sleep(seconds if self._due_in is None else min(seconds, max(self._due_in, 0.0)))
 
     # -- connections ----------------------------------------------------------------------------------------------
 
@@ -365,31 +274,15 @@ class Claimer:
             self._on_connected(connection, self._unheard)
             self._connection = connection
             self._opened_at = time.monotonic()
-        if self._listener is None and self._connect_listen is not None:
-            listener = self._connect_listen()
-            pid = listener.execute(self._queries["listen_pid"]).fetchone()
-            if not self._trust_listen and (pid is None or pid[0] != listener.info.backend_pid):
-                listener.close()
-                self._poll_only("a connection pooler is in between; set listen_dsn to reach the server directly")
-                return
-            listener.execute(self._queries["listen"])
-            listener.add_notify_handler(lambda notify: self._notice(notify.payload))
-            self._token_sent = None
-            self._tested_at = time.monotonic()
-            self._listener = listener
-
-    def _poll_only(self, reason: str) -> None:
-        self._connect_listen = None
-        logger.warning("no notifications (%s): polling, each %g s when idle", reason, self._poll_seconds)
+        self._listener.open()
 
     def _close(self) -> None:
-        self._asleep = self._wants_room = False
+        self._wants_room = False
         self._due_in = None  # as of a look that is over: the next one is after a pause
-        self._keys = self._others = frozenset()
-        for connection in (self._connection, self._listener):
-            if connection is not None:
-                connection.close()
-        self._connection = self._listener = None
+        self._listener.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def first_line(error: Exception) -> str:

@@ -17,8 +17,6 @@ import psycopg
 
 from pgqueue.app import PgQueue
 from pgqueue.errors import ConfigurationError
-from pgqueue.job import ClaimedJob
-from pgqueue.store.claims import held_jobs, release_claims
 from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run
@@ -28,7 +26,9 @@ from pgqueue.worker.completer import BATCH, Completer, Entry
 from pgqueue.worker.executor import Executor
 from pgqueue.worker.held import Held
 from pgqueue.worker.hosts import ChildHost, Host, LocalHost
+from pgqueue.worker.intake import Intake
 from pgqueue.worker.lease import Lease, process_instance
+from pgqueue.worker.listener import Listener
 from pgqueue.worker.maintenance import Maintenance
 from pgqueue.worker.plan import WorkerPlan
 from pgqueue.worker.pool import Pool
@@ -59,7 +59,6 @@ class Worker:
         self.plan = plan
         conf = app.conf
         self._queries = app.queries
-        self._numbers = 0
         self._settled = 0
         self._executor: Executor | None = None
         self._attention = threading.Event()
@@ -89,24 +88,33 @@ class Worker:
             on_cancel=self._cancel,
             on_evicted=self._evicted,
         )
+        self.pools: dict[str, Pool] = {}
+        self._intake = Intake(self.pools, self._kinds(), conf.worker_claim_batch, self._completer.put)
+        listener = Listener(
+            lambda: self._connect(listen=True),
+            trusted=conf.listen_dsn is not None,
+            test_seconds=conf.worker_lease,
+            queries=self._queries,
+            queues=plan.queues,
+            poll_seconds=conf.worker_poll_interval,
+            on_message=self._on_message,
+        )
         self._claimer = Claimer(
             connect=self._connect,
-            connect_listen=lambda: self._connect(listen=True),
-            trust_listen=conf.listen_dsn is not None,
-            listener_test_seconds=conf.worker_lease,
+            listener=listener,
             queries=self._queries,
             queues=plan.queues,
             worker_id=lambda: self.lease.worker_id,
             room=self._room,
-            take=self._take,
+            take=self._intake.take,
             poll_seconds=conf.worker_poll_interval,
             on_connected=self._reconcile,
             on_evicted=self.lease.beat_now,
             on_drained=self._drained,
-            on_message=self._on_message,
+            unknown=self._intake.unknown,
         )
-        self.pools = {
-            kind: Pool(
+        for kind, size in plan.pools.items():
+            self.pools[kind] = Pool(
                 kind,
                 size,
                 buffer_seconds=conf.worker_buffer,
@@ -118,13 +126,6 @@ class Worker:
                 has_room=self._claimer.has_room,
                 at_most_once=self._at_most_once,
             )
-            for kind, size in plan.pools.items()
-        }
-        self._kind_of = {
-            name: "loop" if task.is_coroutine else task.pool or plan.main_pool for name, task in app.tasks.items()
-        }
-        if plan.in_process:
-            self._kind_of = {n: "threads" if k == "processes" else k for n, k in self._kind_of.items()}
         self._supervisor = Supervisor(
             self.pools,
             plan,
@@ -240,6 +241,12 @@ class Worker:
             ),
         )
 
+    def _kinds(self) -> dict[str, str]:
+        """The kind of pool of each task."""
+        plan = self.plan
+        kinds = {n: "loop" if t.is_coroutine else t.pool or plan.main_pool for n, t in self.app.tasks.items()}
+        return {n: "threads" if plan.in_process and kind == "processes" else kind for n, kind in kinds.items()}
+
     def _at_most_once(self, name: str) -> bool:
         task = self.app.tasks.get(name)
         return task is not None and not task.acks_late
@@ -263,38 +270,7 @@ class Worker:
     def _room(self) -> tuple[int, list[str]]:
         if self._stopping.is_set() or not self._completer.connected or self._completer.pending > 4 * BATCH:
             return 0, []
-        rooms = {kind: pool.room() for kind, pool in self.pools.items()}
-        total = min(sum(rooms.values()), self.app.conf.worker_claim_batch)
-        full = {kind for kind, room in rooms.items() if room <= 0}
-        if total <= 0 or not full:
-            return total, []
-        return total, [name for name, kind in self._kind_of.items() if kind in full]
-
-    def _take(self, token: int, jobs: list[ClaimedJob]) -> None:
-        by_kind: dict[str, list[Held]] = {}
-        ended: list[Entry] = []
-        number = self._numbers
-        for job in jobs:
-            number += 1
-            held = Held(number, job, token)
-            kind = self._kind_of.get(job.task)
-            if kind is None:
-                ended.append((held, ("released",)))
-                if job.task not in self._claimer.unknown:
-                    self._claimer.unknown.add(job.task)
-                    logger.warning(
-                        "task %r is unknown here; its jobs are left to workers that have it (is its module included?)",
-                        job.task,
-                    )
-            elif job.expired:
-                ended.append((held, ("expired", None, None)))
-            else:
-                by_kind.setdefault(kind, []).append(held)
-        self._numbers = number
-        for kind, batch in by_kind.items():
-            self.pools[kind].offer(batch)
-        if ended:
-            self._completer.put(ended)
+        return self._intake.room()
 
     def _after_write(self) -> None:
         self._claimer.has_room()  # outcomes that waited to be written may have been what held claims back
@@ -322,23 +298,7 @@ class Worker:
         self._supervisor.kill_children()
 
     def _reconcile(self, connection: psycopg.Connection[Any], unheard: list[int]) -> None:
-        """After a reconnect: claims whose answer was lost are given back, those that the server lost are dropped.
-
-        A crash of the server may have undone the last claims, which commit asynchronously.
-        """
-        worker_id = self.lease.worker_id
-        if unheard and worker_id is not None:
-            statement = release_claims(self._queries, worker_id, unheard, self.app.conf.result_expires)
-            run(connection, statement)
-        held = {attempt.number: attempt for pool in self.pools.values() for attempt in pool.held()}
-        if not held:
-            return
-        kept = run(connection, held_jobs(self._queries, [attempt.fence for attempt in held.values()]))
-        lost = {number for number, attempt in held.items() if attempt.job.id not in kept}
-        if lost:
-            logger.warning("%d claimed jobs are no longer ours", len(lost))
-            for pool in self.pools.values():
-                pool.drop(lost)
+        self._intake.reconcile(connection, self._queries, self.lease.worker_id, unheard, self.app.conf.result_expires)
 
     def _make_host(self, kind: str, slots: int) -> Host:
         application_name = f"{self._queries.schema}/{self.lease.worker_id}"
