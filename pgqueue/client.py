@@ -213,8 +213,40 @@ class Client:
             self._router = Router(conf.task_routes, None if conf.task_create_missing_queues else conf.task_queues)
         return self._router
 
-    def prepare(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> Prepared:
-        """Check a call with options and make its job."""
+    def prepare_step(
+        self,
+        name: str,
+        args: Args,
+        kwargs: Kwargs,
+        options: CallOptions,
+        before: int = 0,
+        named: Iterable[str] = (),
+    ) -> NewJob:
+        """Make the job of a step of a workflow.
+
+        Args:
+            name, args, kwargs, options: of the call.
+            before: how many arguments other steps will put before its own.
+            named: keyword arguments that other steps will give.
+        """
+        if not options:
+            self._begin()
+            task = self.simple_task(name)
+            if task is not None:
+                _check_fit(task, args, kwargs, before, named)
+                return _simple_job(new_job_id(), name, task.plan, args, kwargs)
+        return self.prepare(name, args, kwargs, options, before, named).job
+
+    def prepare(
+        self,
+        name: str,
+        args: Args,
+        kwargs: Kwargs,
+        options: CallOptions,
+        before: int = 0,
+        named: Iterable[str] = (),
+    ) -> Prepared:
+        """Check a call with options and make its job; `before` and `named` as in prepare_step()."""
         self._begin()
         check_call_options(options, f"{name}")
         task = self._tasks.get(name)
@@ -223,7 +255,7 @@ class Client:
         if not isinstance(kwargs, Mapping):
             raise ValidationError(f"kwargs: expected a dict, got {type(kwargs).__name__}")
         if task is not None:
-            task.fits(args, kwargs)
+            _check_fit(task, args, kwargs, before, named)
             self._refuse_main(task)
             plan, soft, hard = task.plan, task.soft_time_limit, task.time_limit
         else:
@@ -349,7 +381,13 @@ class Client:
             self._database.run(update_progress(self._queries, job_id, token, progress))
 
 
-def _simple_job(job_id: str, name: str, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> NewJob:
+def _check_fit(task: Task[..., Any], args: Args, kwargs: Kwargs, before: int, named: Iterable[str]) -> None:
+    if before:
+        args = (None,) * before + tuple(args)
+    task.fits(args, {**dict.fromkeys(named), **kwargs} if named else kwargs)
+
+
+def _simple_job(job_id: str, name: str, plan: Plan, args: Args, kwargs: Kwargs) -> NewJob:
     args_text, kwargs_text = encode_call(args, kwargs)
     root_id, parent_id = ancestry()
     fields = (job_id, name, plan.queue, plan.priority, args_text, kwargs_text, None, None, None, None, plan.expires_in)
