@@ -48,6 +48,8 @@ _INDEXES: LiteralString = """
 select pg_get_indexdef(i.indexrelid) from pg_index i
 where i.indrelid = %s and not exists (select from pg_constraint c where c.conindid = i.indexrelid)
 order by 1"""
+_TRIGGERS: LiteralString = """
+select pg_get_triggerdef(oid) from pg_trigger where tgrelid = %s and not tgisinternal order by tgname"""
 _FUNCTIONS: LiteralString = """
 select pg_get_functiondef(p.oid) from pg_proc p where p.pronamespace = %s
 order by p.proname, pg_get_function_identity_arguments(p.oid)"""
@@ -100,8 +102,9 @@ def _relation(
         partitioned = f" partition by {key.lower()}" if key else ""
         stored = f" with ({options})" if options else ""
         yield f"create table {name} (\n" + ",\n".join(lines) + f"\n){partitioned}{stored};"
-        for (text,) in connection.execute(_INDEXES, [oid]):
-            yield f"{text};"
+        for query in (_INDEXES, _TRIGGERS):
+            for (text,) in connection.execute(query, [oid]):
+                yield f"{text};"
     if comment:
         yield f"comment on {'view' if kind == 'v' else 'table'} {name} is '{comment}';"
 

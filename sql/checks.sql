@@ -16,7 +16,7 @@ select version_num from pgqueue.alembic_version
 select needed.name, string_agg(needed.privilege, ', ' order by needed.privilege)
 from (
     select t.name, p.privilege
-    from unnest(array['live_jobs', 'finished_jobs', 'attempts', 'workers']) t (name),
+    from unnest(array['live_jobs', 'finished_jobs', 'attempts', 'workers', 'schedules', 'schedule_ticks', 'schedule_declarations']) t (name),
          unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p (privilege)
     union all
     select 'job_seq', p.privilege from unnest(array['SELECT', 'USAGE']) p (privilege)

@@ -180,7 +180,7 @@ def test_killed_halfway_is_resumed(
 
 
 def test_lock_timeout_is_respected_and_tells_who_is_in_the_way(empty_dsn: str) -> None:
-    migrate(empty_dsn)
+    migrate(empty_dsn, target="0001")
     before = objects(empty_dsn)
     with psycopg.connect(empty_dsn, application_name="a long report") as reader:
         reader.execute("select count(*) from pgqueue.live_jobs")

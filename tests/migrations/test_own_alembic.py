@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
+from pgqueue.store.schema import expected_version
 from scripts.dump_schema import dump
 
 ENV = """
@@ -52,7 +53,7 @@ down_revision = None
 
 def upgrade():
     op.create_table("orders", sa.Column("id", sa.Integer, primary_key=True))
-    upgrade_pgqueue({schema!r}, to="0001")
+    upgrade_pgqueue({schema!r}, to={version!r})
     op.add_column("orders", sa.Column("paid", sa.Boolean))
     {more}
 """
@@ -62,7 +63,7 @@ def application(place: Path, url: str, schema: str = "pgqueue", more: str = "") 
     """An Alembic environment with one migration."""
     (place / "versions").mkdir()
     (place / "env.py").write_text(ENV)
-    (place / "versions" / "a1_orders.py").write_text(STEP.format(schema=schema, more=more))
+    (place / "versions" / "a1_orders.py").write_text(STEP.format(schema=schema, more=more, version=expected_version()))
     config = Config(attributes={"url": url}, output_buffer=io.StringIO())
     config.set_main_option("script_location", str(place))
     config.set_main_option("path_separator", "os")

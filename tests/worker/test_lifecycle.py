@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pgqueue.store.schema import expected_version
 from tests.support.process import wait_until
 from tests.worker.conftest import Rows, Send, StartWorker
 from tests.worker.gate import Gate
@@ -23,7 +24,7 @@ def test_the_banner_says_what_it_is_and_where_its_jobs_are(start_worker: StartWo
     assert "secret" not in said
     assert dsn.rpartition("/")[2] in said
     assert "PostgreSQL" in said
-    assert "schema pgqueue 0001" in said
+    assert f"schema pgqueue {expected_version()}" in said
     assert "queues: default, nowhere" in said
     assert "unknown queues: nowhere" in said
     assert "processes x 2" in said
