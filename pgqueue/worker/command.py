@@ -5,10 +5,8 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -21,6 +19,7 @@ from pgqueue.store.schema import connect_waiting, found_version
 from pgqueue.worker.logs import set_up_logging
 from pgqueue.worker.plan import WorkerPlan, make_plan
 from pgqueue.worker.reload import run_reloading
+from pgqueue.worker.signals import Signals
 from pgqueue.worker.worker import Worker
 
 __all__ = ["run"]
@@ -70,7 +69,7 @@ def run(
     with connection:
         server = _server(connection, app)
     worker = Worker(app, plan)
-    signals = _Signals(worker, app.conf.worker_shutdown_timeout, say)
+    signals = Signals(worker.request_stop, app.conf.worker_shutdown_timeout, say)
     with _PidFile(pidfile):
         worker.start(say)
         say(_banner(app, plan, server))
@@ -118,54 +117,6 @@ def _banner(app: PgQueue, plan: WorkerPlan, server: str) -> str:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:8]) or "none"
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
-
-
-class _Signals:
-    """What signals do: TERM and INT stop warm, a second one at once; QUIT stops at once; HUP starts anew.
-
-    Attributes:
-        restart: whether the worker is to start again when it has stopped.
-    """
-
-    def __init__(self, worker: Worker, grace: float, say: Callable[[str], None]) -> None:
-        self.restart = False
-        self._worker = worker
-        self._grace = grace
-        self._say = say
-        self._asked = False
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for name, handler in (
-            ("SIGTERM", self._stop),
-            ("SIGINT", self._stop),
-            ("SIGHUP", self._start_anew),
-            ("SIGQUIT", self._stop_now),
-            ("SIGPIPE", signal.SIG_IGN),
-        ):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), handler)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            self._say("pgqueue worker: stopping now; what runs goes back in line")
-        else:
-            again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            self._say(
-                f"pgqueue worker: stopping; running jobs get {self._grace:g} s to finish, {again} again ends them now"
-            )
-        self._asked = True
-        self._worker.request_stop()
-
-    def _stop_now(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        self._worker.request_stop()
-        self._worker.request_stop()
-
-    def _start_anew(self, number: int, frame: FrameType | None) -> None:
-        if not self._asked:
-            self._say("pgqueue worker: starting anew when running jobs have finished")
-            self.restart = self._asked = True
-            self._worker.request_stop()
 
 
 class _PidFile:

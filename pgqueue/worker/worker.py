@@ -171,7 +171,7 @@ class Worker:
         self._maintenance.start()
 
     def request_stop(self) -> None:
-        """Begin a warm stop; asked again, do not wait for running jobs. Safe in signal handlers."""
+        """Begin a warm stop; asked again, do not wait for running jobs. Safe from any thread."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()

@@ -17,7 +17,12 @@ def test_a_nudge_while_another_one_ends_the_sleep_is_not_lost(app: PgQueue, monk
         None, trusted=True, test_seconds=60, queries=app.queries, queues=["q"], poll_seconds=60, on_message=print
     )
     read = os.read
-    monkeypatch.setattr(os, "read", lambda *args: (listener.nudge(), read(*args))[1])
+
+    def nudged_before(descriptor: int, length: int) -> bytes:
+        listener.nudge()
+        return read(descriptor, length)
+
+    monkeypatch.setattr(os, "read", nudged_before)
     listener.nudge()
     listener.sleep(3600)
     monkeypatch.undo()

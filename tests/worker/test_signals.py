@@ -1,0 +1,62 @@
+"""Signals that interrupt one another."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pgqueue.worker.signals import Signals
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_in_the_middle_of_another_one_comes_after_it() -> None:
+    """A person who reads the first line and types Ctrl-C again is faster than the first one's end."""
+    told: list[str] = []
+    ended = threading.Event()
+
+    def say(line: str) -> None:
+        told.append(line)
+        if len(told) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def request_stop() -> None:
+        told.append("asked")
+        if told.count("asked") == 2:
+            ended.set()
+
+    signals = Signals(request_stop, 25, say)
+    signal.raise_signal(signal.SIGINT)
+    assert ended.wait(30)
+    first, *between, last, asked = told
+    assert (between, asked) == (["asked"], "asked")
+    assert "running jobs get 25 s" in first
+    assert "stopping now" in last
+    assert not signals.restart
+
+
+def test_hup_starts_anew_and_quit_does_not_wait() -> None:
+    told: list[str] = []
+    ended = threading.Event()
+
+    def request_stop() -> None:
+        told.append("asked")
+        if told.count("asked") == 3:
+            ended.set()
+
+    signals = Signals(request_stop, 25, told.append)
+    signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGQUIT)
+    assert ended.wait(30)
+    assert told == ["pgqueue worker: starting anew when running jobs have finished", "asked", "asked", "asked"]
+    assert signals.restart
