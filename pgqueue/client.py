@@ -1,7 +1,6 @@
 """Enqueueing: a call becomes a row, in the caller's transaction or in one of its own.
 
-Every job has its id before it is sent. Where a connection breaks in the middle, the same job is sent once more under
-its id, which the database takes once only.
+Every job has its id before it is sent, so that delivery can send it twice.
 """
 
 import contextvars
@@ -10,28 +9,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
-import psycopg
-
 from pgqueue.codec import encode_call
+from pgqueue.delivery import adeliver, adeliver_workflow, deliver, deliver_workflow, refusals
 from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
 from pgqueue.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
 from pgqueue.errors import (
     ConfigurationError,
-    DatabaseUnavailable,
     DuplicateJob,
-    UnknownCommit,
     UnknownTask,
     ValidationError,
 )
+from pgqueue.graph import NewWorkflow
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, check_call_options, read_call
 from pgqueue.request import current_request, progress_sink
 from pgqueue.results import AsyncResult, Results
 from pgqueue.routing import Router
-from pgqueue.store.database import Database, translate
+from pgqueue.store.database import Database
 from pgqueue.store.jobs import insert_job, update_progress
 from pgqueue.store.statement import Queries
+from pgqueue.store.workflows import insert_workflow
 from pgqueue.task import Plan, Task
 
 __all__ = ["Client", "Prepared", "ancestry"]
@@ -103,7 +101,7 @@ class Client:
         job = _simple_job(job_id, task.name, plan, args, kwargs)
         participant = find(self._using)
         if participant is None:
-            self._deliver(job)
+            deliver(self._database, job)
         else:
             enlist(participant, self._queries, insert_job(self._queries, job))
         return AsyncResult.of_enqueued(job_id, job_id, self.results, participant)
@@ -118,7 +116,7 @@ class Client:
         job = _simple_job(job_id, task.name, plan, args, kwargs)
         participant = find(self._using)
         if participant is None:
-            await self._adeliver(job)
+            await adeliver(self._database, job)
         else:
             await aenlist(participant, self._queries, insert_job(self._queries, job))
         return AsyncResult.of_enqueued(job_id, job_id, self.results, participant)
@@ -131,7 +129,7 @@ class Client:
         prepared = self.prepare(name, args, kwargs, options)
         participant = self.participant(prepared.connection)
         if participant is None:
-            inserted = self._deliver(prepared.job)
+            inserted = deliver(self._database, prepared.job)
         else:
             inserted = enlist(participant, self._queries, insert_job(self._queries, prepared.job))
         return self._enqueued(prepared, inserted, participant)
@@ -144,7 +142,7 @@ class Client:
         prepared = self.prepare(name, args, kwargs, options)
         participant = self.participant(prepared.connection)
         if participant is None:
-            inserted = await self._adeliver(prepared.job)
+            inserted = await adeliver(self._database, prepared.job)
         else:
             inserted = await aenlist(participant, self._queries, insert_job(self._queries, prepared.job))
         return self._enqueued(prepared, inserted, participant)
@@ -181,6 +179,35 @@ class Client:
         """Whether calls are to run inline; freezes the settings."""
         self._begin()
         return bool(self._conf.task_always_eager)
+
+    # workflows
+
+    def send_workflow(self, workflow: NewWorkflow, connection: Any = None, existing: bool = False) -> None:
+        """Insert a workflow whole, or with `existing` more steps for the one of this id.
+
+        Raises:
+            GraphError: its steps do not fit together, or the workflow that is to get more of them is over.
+            DuplicateJob: a step has the task_id of a job that is still kept.
+        """
+        self._begin()
+        statement = insert_workflow(self._queries, workflow, self.results.keep(), existing)
+        participant = self.participant(connection)
+        if participant is None:
+            deliver_workflow(self._database, workflow, statement)
+        else:
+            with refusals(workflow):
+                enlist(participant, self._queries, statement)
+
+    async def asend_workflow(self, workflow: NewWorkflow, connection: Any = None, existing: bool = False) -> None:
+        """send_workflow() for async code."""
+        self._begin()
+        statement = insert_workflow(self._queries, workflow, self.results.keep(), existing)
+        participant = self.participant(connection)
+        if participant is None:
+            await adeliver_workflow(self._database, workflow, statement)
+        else:
+            with refusals(workflow):
+                await aenlist(participant, self._queries, statement)
 
     # making the job
 
@@ -323,55 +350,6 @@ class Client:
                 " a worker knows it"
             )
 
-    # sending
-
-    def _deliver(self, job: NewJob) -> bool:
-        """Insert a job in a transaction of its own; False when the caller's id is taken."""
-        database = self._database
-        connection = database.take()
-        try:
-            cursor = connection.execute(database.queries["insert_job"], job)
-            inserted = not job[14] or bool((cursor.fetchone() or (False,))[0])
-        except psycopg.Error as error:
-            lost = connection.closed
-            database.pool.give_checked(connection)
-            if not lost:
-                raise (translate(error, database.queries.schema) or error) from error
-            first = error
-        except BaseException:
-            database.pool.give_checked(connection)
-            raise
-        else:
-            database.pool.give(connection)
-            return inserted
-        database.pool.drop_idle()
-        try:
-            inserted = database.run(insert_job(database.queries, job._replace(own_id=True)))
-        except DatabaseUnavailable as error:
-            raise _unknown(job, first) from error
-        return _settled(job, inserted, first)
-
-    async def _adeliver(self, job: NewJob) -> bool:
-        """_deliver() for async code."""
-        database = self._database
-        pool, _ = database.loop_pools()
-        connection = await database.atake()
-        try:
-            cursor = await connection.execute(database.queries["insert_job"], job)
-            return not job[14] or bool((await cursor.fetchone() or (False,))[0])
-        except psycopg.Error as error:
-            if not connection.closed:
-                raise (translate(error, database.queries.schema) or error) from error
-            first = error
-        finally:
-            pool.give(connection)
-        pool.drop_idle()
-        try:
-            inserted = await database.arun(insert_job(database.queries, job._replace(own_id=True)))
-        except DatabaseUnavailable as error:
-            raise _unknown(job, first) from error
-        return _settled(job, inserted, first)
-
     def report(self, job_id: str, token: int, progress: str) -> None:
         """Record what a running attempt reports of itself: through its worker, or else directly."""
         from_worker = progress_sink.get()
@@ -419,20 +397,3 @@ def _eager_request(options: CallOptions) -> dict[str, Any]:
     if options.get("headers"):
         request["headers"] = json.dumps(dict(options["headers"] or {}))
     return request
-
-
-def _unknown(job: NewJob, first: BaseException) -> UnknownCommit:
-    return UnknownCommit(
-        f"the connection broke while job {job.id} was being committed ({' '.join(str(first).split())}), and the"
-        f" database cannot be reached: it may or may not exist; sent again with task_id={job.id!r} it is never doubled"
-    )
-
-
-def _settled(job: NewJob, inserted: bool, first: BaseException) -> bool:
-    """After a second attempt under the same id: a job that is there was inserted by the first, if the id is ours."""
-    if inserted or not job.own_id:
-        return True
-    raise UnknownCommit(
-        f"the connection broke while job {job.id} was being committed ({' '.join(str(first).split())}): a job of this"
-        " id exists now, and whether this call or an earlier one made it is unknown"
-    )

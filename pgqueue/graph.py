@@ -13,7 +13,7 @@ __all__ = ["EdgeKind", "EdgePolicy", "NewEdge", "NewStep", "NewWorkflow", "StepI
 EdgeKind = Literal["value", "order", "error"]
 EdgePolicy = Literal["stop", "value", "ignore"]
 StepInputs = Literal["value", "list", "args", "names", "error"]
-StepRun = Literal["gather", "pass", "sleep", "wait"]
+StepRun = Literal["gather", "pass", "sleep", "wait", "settle"]
 
 
 class NewEdge(NamedTuple):
@@ -34,10 +34,11 @@ class NewEdge(NamedTuple):
 class NewStep(NamedTuple):
     """A job of a workflow. The delay, eta and lifetime of one that has parents count from its release.
 
-    inputs: how results of parents come before its own arguments: `value` the one, `list` all as one list, `args` each as
-    an argument, `names` as keyword arguments by the parents' names, `error` the story of the parent that failed.
+    inputs: how results of parents come before its own arguments: `value` the one, `list` all as one list, `args` each
+    as an argument, `names` as keyword arguments by the parents' names, `error` the story of the parent that failed.
     run: None for a worker; else what the database does itself: `gather` makes a list of the parents' results, `pass`
-    hands on the one result, `sleep` ends when its delay is over, `wait` when its event is resolved or its delay over.
+    hands on the one result, `sleep` ends when its delay is over, `wait` when its event is resolved or its delay over,
+    `settle` when all steps have ended, leaving the compensations that are called for.
     compensates: id of the step that this one undoes when the workflow fails.
     """
 

@@ -15,6 +15,7 @@ __all__ = ["ClaimedJob", "JobState", "LookRow", "NewJob", "as_job_id", "new_job_
 class JobState(enum.StrEnum):
     """Where a job is, as SQL spells it; `celery_name` is what AsyncResult.state says."""
 
+    WAITING = "waiting"
     SCHEDULED = "scheduled"
     AVAILABLE = "available"
     RUNNING = "running"
@@ -22,6 +23,7 @@ class JobState(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    SKIPPED = "skipped"
 
     @property
     def finished(self) -> bool:
@@ -34,8 +36,9 @@ class JobState(enum.StrEnum):
         return _CELERY_NAMES[self]
 
 
-_FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+_FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED, JobState.SKIPPED})
 _CELERY_NAMES = {
+    JobState.WAITING: "PENDING",
     JobState.SCHEDULED: "PENDING",
     JobState.AVAILABLE: "PENDING",
     JobState.RUNNING: "STARTED",
@@ -43,6 +46,7 @@ _CELERY_NAMES = {
     JobState.FAILED: "FAILURE",
     JobState.CANCELLED: "REVOKED",
     JobState.EXPIRED: "REVOKED",
+    JobState.SKIPPED: "IGNORED",
 }
 
 

@@ -266,7 +266,7 @@ class AsyncResult(Generic[R_co]):
 
     def _value(self, row: OutcomeRow | None, propagate: bool) -> R_co:
         value: Any = self._info(self._keep(row))
-        if propagate and row is not None and row.state != JobState.SUCCEEDED:
+        if propagate and row is not None and row.state not in (JobState.SUCCEEDED, JobState.SKIPPED):
             raise value
         return cast(R_co, value)
 

@@ -49,7 +49,9 @@ create table finished_jobs (
     traceback text,
     root_id uuid,
     parent_id uuid,
-    constraint finished_jobs_state CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'expired'::text])))
+    workflow_id uuid,
+    step text,
+    constraint finished_jobs_state CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'expired'::text, 'skipped'::text])))
 ) partition by range (delete_after);
 CREATE INDEX finished_jobs_id ON ONLY pgqueue.finished_jobs USING btree (id);
 comment on table finished_jobs is 'Jobs that are finished, with result or error, until delete_after.';
@@ -80,9 +82,12 @@ create table live_jobs (
     progress json,
     root_id uuid,
     parent_id uuid,
+    workflow_id uuid,
+    step text,
+    inputs text,
     constraint live_jobs_pkey PRIMARY KEY (id),
     constraint live_jobs_priority CHECK (((priority >= 0) AND (priority <= 9))),
-    constraint live_jobs_state CHECK ((state = ANY (ARRAY['scheduled'::text, 'available'::text, 'running'::text])))
+    constraint live_jobs_state CHECK ((state = ANY (ARRAY['waiting'::text, 'scheduled'::text, 'available'::text, 'running'::text])))
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=2000, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_analyze_scale_factor=0.2, vacuum_truncate=off);
 CREATE INDEX live_jobs_available ON pgqueue.live_jobs USING btree (queue, priority, seq) WHERE (state = 'available'::text);
 CREATE INDEX live_jobs_due ON pgqueue.live_jobs USING btree (run_at) WHERE (state = 'scheduled'::text);
@@ -176,6 +181,64 @@ create table workers (
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=200);
 comment on table workers is 'Worker processes, their leases, what they serve.';
 
+create table workflow_edges (
+    workflow_id uuid not null,
+    child_id uuid not null,
+    position integer not null,
+    parent_id uuid not null,
+    kind text not null,
+    policy text not null,
+    constraint workflow_edges_pkey PRIMARY KEY (workflow_id, child_id, "position")
+);
+CREATE INDEX workflow_edges_parent ON pgqueue.workflow_edges USING btree (parent_id);
+comment on table workflow_edges is 'Which step waits for which. Part of the public contract.';
+
+create table workflow_joins (
+    job_id uuid not null,
+    workflow_id uuid not null,
+    state text default 'waiting'::text not null,
+    total integer not null,
+    remaining integer not null,
+    skipped integer default 0 not null,
+    cause_id uuid,
+    step text,
+    inputs text,
+    run text,
+    delay double precision,
+    run_at timestamp with time zone,
+    expires_in double precision,
+    compensates uuid,
+    event json,
+    constraint workflow_joins_pkey PRIMARY KEY (job_id)
+) with (fillfactor=60, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=2000);
+comment on table workflow_joins is 'Steps that wait for others: how many, and how many are left.';
+
+create table workflow_results (
+    job_id uuid not null,
+    workflow_id uuid not null,
+    step text,
+    state text not null,
+    result json,
+    error json,
+    propagated boolean default false not null,
+    finished_at timestamp with time zone not null,
+    constraint workflow_results_pkey PRIMARY KEY (job_id)
+);
+comment on table workflow_results is 'Outcomes of steps, as long as their workflow is kept.';
+
+create table workflows (
+    id uuid not null,
+    name text,
+    job_ids uuid[] not null,
+    created_at timestamp with time zone default clock_timestamp() not null,
+    keep interval,
+    deadline_at timestamp with time zone,
+    cancelled_at timestamp with time zone,
+    constraint workflows_pkey PRIMARY KEY (id)
+);
+CREATE INDEX workflows_created_at ON pgqueue.workflows USING btree (created_at);
+comment on table workflows is 'Chains, groups, chords and named graphs, with the ids of their steps.';
+
 create view all_jobs as
  SELECT id,
     state,
@@ -202,7 +265,9 @@ create view all_jobs as
     progress,
     root_id,
     parent_id,
-    seq
+    seq,
+    workflow_id,
+    step
    FROM pgqueue.live_jobs
 UNION ALL
  SELECT id,
@@ -230,9 +295,156 @@ UNION ALL
     NULL::json AS progress,
     root_id,
     parent_id,
-    seq
+    seq,
+    workflow_id,
+    step
    FROM pgqueue.finished_jobs;
 comment on view all_jobs is 'Every job, live and finished. Part of the public contract.';
+
+create view all_workflows as
+ SELECT w.id,
+    w.name,
+        CASE
+            WHEN s.live > 0 THEN 'running'::text
+            WHEN w.cancelled_at IS NOT NULL THEN 'cancelled'::text
+            WHEN s.failed > 0 THEN 'failed'::text
+            ELSE 'succeeded'::text
+        END AS state,
+    s.steps,
+    s.live,
+    s.succeeded,
+    s.failed,
+    s.cancelled,
+    s.skipped,
+    w.created_at,
+    w.deadline_at,
+    w.cancelled_at,
+        CASE
+            WHEN s.live = 0 THEN s.finished_at
+            ELSE NULL::timestamp with time zone
+        END AS finished_at
+   FROM pgqueue.workflows w
+     CROSS JOIN LATERAL ( SELECT count(*) AS steps,
+            count(*) FILTER (WHERE r.job_id IS NULL AND l.id IS NOT NULL) AS live,
+            count(*) FILTER (WHERE r.state = 'succeeded'::text) AS succeeded,
+            count(*) FILTER (WHERE r.state = 'failed'::text AND NOT pgqueue.is_tolerated(r.job_id)) AS failed,
+            count(*) FILTER (WHERE r.state = ANY (ARRAY['cancelled'::text, 'expired'::text])) AS cancelled,
+            count(*) FILTER (WHERE r.state = 'skipped'::text) AS skipped,
+            max(r.finished_at) AS finished_at
+           FROM unnest(w.job_ids) i(id)
+             LEFT JOIN pgqueue.live_jobs l ON l.id = i.id
+             LEFT JOIN pgqueue.workflow_results r ON r.job_id = i.id) s;
+comment on view all_workflows is 'Every workflow with its state and its progress. Part of the public contract.';
+
+create view workflow_steps as
+ SELECT w.id AS workflow_id,
+    w.name AS workflow,
+    i.place,
+    i.id AS job_id,
+    COALESCE(l.step, r.step) AS step,
+    COALESCE(r.state, l.state, 'deleted'::text) AS state,
+    COALESCE(l.task, f.task) AS task,
+    r.result,
+    r.error,
+    r.finished_at,
+    j.total AS waits_for,
+    j.remaining,
+    j.run,
+    j.compensates,
+    r.propagated
+   FROM pgqueue.workflows w
+     CROSS JOIN LATERAL unnest(w.job_ids) WITH ORDINALITY i(id, place)
+     LEFT JOIN pgqueue.live_jobs l ON l.id = i.id
+     LEFT JOIN pgqueue.workflow_results r ON r.job_id = i.id
+     LEFT JOIN pgqueue.workflow_joins j ON j.job_id = i.id
+     LEFT JOIN LATERAL ( SELECT k.task
+           FROM pgqueue.finished_jobs k
+          WHERE k.id = i.id AND l.id IS NULL
+         LIMIT 1) f ON true;
+comment on view workflow_steps is 'Every step of every workflow. Part of the public contract.';
+
+CREATE OR REPLACE FUNCTION pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_parents uuid[] := p_parents;
+    v_only uuid[] := p_only;
+    v_children uuid[];
+    v_ready uuid[];
+    v_stopped uuid[];
+    v_skipped uuid[];
+begin
+    loop
+        v_children := array (select distinct e.child_id from pgqueue.workflow_edges e where e.parent_id = any (v_parents));
+        if v_only is not null then
+            v_children := array (select c from unnest(v_children) c where c = any (v_only));
+            v_only := null;
+        end if;
+        exit when v_children = '{}';
+        v_children := array (select j.job_id from pgqueue.workflow_joins j
+                             where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
+        exit when v_children = '{}';
+        update pgqueue.workflow_joins j set
+            remaining = j.remaining - a.ended, skipped = j.skipped + a.skipped, cause_id = coalesce(j.cause_id, a.cause_id)
+        from (
+            select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                   (array_agg(r.job_id) filter (where case e.kind
+                        when 'error' then r.state = 'failed' and not r.propagated
+                        else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
+            from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+            where e.parent_id = any (v_parents) and e.child_id = any (v_children)
+            group by e.child_id) a
+        where j.job_id = a.child_id;
+
+        select array_agg(j.job_id order by j.job_id) filter (where case j.inputs = 'error'
+                    when true then j.cause_id is not null
+                    else j.cause_id is null and j.remaining = 0 and (j.skipped < j.total or j.total = 0) end),
+               array_agg(j.job_id) filter (where j.inputs is distinct from 'error' and j.cause_id is not null),
+               array_agg(j.job_id order by j.job_id) filter (where j.cause_id is null and j.remaining = 0
+                    and (j.inputs = 'error' or j.skipped = j.total and j.total > 0))
+        into v_ready, v_stopped, v_skipped
+        from pgqueue.workflow_joins j where j.job_id = any (v_children);
+
+        v_parents := '{}';
+        if v_stopped is not null then
+            v_parents := v_parents || pgqueue.stop_steps(v_stopped, p_kept);
+        end if;
+        if v_skipped is not null then
+            perform pgqueue.end_steps(v_skipped, 'skipped', null, null, false, p_kept);
+            v_parents := v_parents || v_skipped;
+        end if;
+        if v_ready is not null then
+            v_parents := v_parents || pgqueue.release_steps(v_ready, p_kept);
+        end if;
+    end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.advance_workflows(p_ids uuid[], p_kept timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+begin
+    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, finished_at)
+    select f.id, f.workflow_id, f.step, f.state, f.result, f.error, f.finished_at
+    from pgqueue.finished_jobs f
+    where f.delete_after = p_kept and f.id = any (p_ids);
+    perform pgqueue.advance_from(p_ids, null, p_kept);
+end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.cancel_jobs(p_ids uuid[], p_terminate boolean, p_keep interval)
  RETURNS TABLE(id uuid, outcome text)
@@ -245,8 +457,10 @@ AS $function$
 declare
     v_now timestamptz := clock_timestamp();
     v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+    v_ids uuid[];
+    v_outcomes text[];
+    v_steps uuid[];
 begin
-    return query
     with locked as materialized (
         select k.* from (select distinct u from unnest(p_ids) u order by 1) d (id)
         cross join lateral (select j.* from pgqueue.live_jobs j where j.id = d.id offset 0 for update of j) k
@@ -255,9 +469,9 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id)
+            priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id
+               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step
         from locked where state <> 'running'
     ), asked as (
         update pgqueue.live_jobs j set cancel_asked = true
@@ -266,10 +480,41 @@ begin
     ), told as (
         select count(pg_notify('pgqueue', 'c' || a.worker_id)) as n from (select distinct worker_id from asked) a
     )
-    select l.id, case when l.state <> 'running' then 'cancelled' when p_terminate then 'asked' else 'running' end
+    select array_agg(l.id),
+           array_agg(case when l.state <> 'running' then 'cancelled' when p_terminate then 'asked' else 'running' end),
+           array_agg(l.id) filter (where l.state <> 'running' and l.workflow_id is not null)
+    into v_ids, v_outcomes, v_steps
     from locked l
     where (select n from told) >= 0
       and (not l.waited_for or l.state = 'running' or pg_notify('pgqueue/results', l.id::text) is not null);
+    if v_steps is not null then
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_steps) order by j.job_id for update;
+        update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_steps);
+        perform pgqueue.advance_workflows(v_steps, v_keep);
+    end if;
+    return query select * from unnest(v_ids, v_outcomes);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.cancel_workflow(workflow_id uuid)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_ids uuid[];
+    v_keep interval;
+    v_count integer;
+begin
+    update pgqueue.workflows w set cancelled_at = clock_timestamp() where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
+    returning w.job_ids, w.keep into v_ids, v_keep;
+    if not found then
+        return 0;
+    end if;
+    v_ids := array (select i from unnest(v_ids) i where not exists (
+        select from pgqueue.workflow_joins j where j.job_id = i and (j.run = 'settle' or j.compensates is not null)));
+    select count(*) into v_count from pgqueue.cancel_jobs(v_ids, true, v_keep);
+    return v_count;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.check_cron(p_cron text)
@@ -564,7 +809,10 @@ begin
         ) c
         limit p_limit))
     returning null::bigint, null::bigint, null::bigint, null::double precision,
-              j.id, j.seq, j.task, j.queue, j.priority, j.attempt, j.lost, j.args, j.kwargs, j.headers, j.options,
+              j.id, j.seq, j.task, j.queue, j.priority, j.attempt, j.lost,
+              case when j.inputs is null then j.args else pgqueue.step_args(j.id, j.inputs, j.args) end,
+              case when j.inputs is distinct from 'names' then j.kwargs else pgqueue.step_kwargs(j.id, j.kwargs) end,
+              j.headers, j.options,
               j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id;
 end $function$;
 
@@ -668,6 +916,72 @@ begin
     from pgqueue.schedules s
     where s.wake_at <= v_now
     order by s.wake_at limit p_limit for no key update of s skip locked;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.end_steps(p_ids uuid[], p_state text, p_results text[], p_error text, p_propagated boolean, p_kept timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_told bigint;
+begin
+    update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (p_ids);
+    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, propagated, finished_at)
+    select j.job_id, j.workflow_id, j.step, p_state, d.result::json, p_error::json, p_propagated, v_now
+    from unnest(p_ids, p_results) d (id, result) join pgqueue.workflow_joins j on j.job_id = d.id;
+    with gone as (
+        delete from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'running' returning j.*
+    ), kept as (
+        insert into pgqueue.finished_jobs (
+            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
+            args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
+        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
+               g.task, g.args, g.kwargs, g.headers, g.options, d.result::json, p_error::json, g.root_id, g.parent_id,
+               g.workflow_id, g.step
+        from gone g left join unnest(p_ids, p_results) d (id, result) on d.id = g.id
+    )
+    select count(pg_notify('pgqueue/results', g.id::text)) into v_told from gone g where g.waited_for;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.end_timers(p_ids uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_timer record;
+    v_kept timestamptz;
+begin
+    for v_timer in
+        select j.id, j.task, j.step, j.workflow_id, w.keep from pgqueue.live_jobs j
+        left join pgqueue.workflows w on w.id = j.workflow_id
+        where j.id = any (p_ids) order by j.id
+    loop
+        v_kept := coalesce(clock_timestamp() + v_timer.keep, 'infinity');
+        if v_timer.task = 'pgqueue.deadline' then
+            delete from pgqueue.live_jobs j where j.id = v_timer.id;
+            perform pgqueue.cancel_workflow(v_timer.workflow_id);
+        else
+            perform 1 from pgqueue.workflow_joins j where j.job_id = v_timer.id for update;
+            if v_timer.task = 'pgqueue.sleep' then
+                perform pgqueue.end_steps(array[v_timer.id], 'succeeded', null, null, false, v_kept);
+            else
+                perform pgqueue.end_steps(array[v_timer.id], 'failed', null, json_build_object(
+                    'type', 'pgqueue.errors.EventTimeout', 'message', format('%s: nobody resolved it in time', coalesce(v_timer.step, 'event')))::text,
+                    false, v_kept);
+            end if;
+            perform pgqueue.advance_from(array[v_timer.id], null, v_kept);
+        end if;
+    end loop;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.enqueue(task text, args jsonb DEFAULT '[]'::jsonb, kwargs jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 0, countdown interval DEFAULT NULL::interval, eta timestamp with time zone DEFAULT NULL::timestamp with time zone, expires timestamp with time zone DEFAULT NULL::timestamp with time zone, task_id uuid DEFAULT NULL::uuid, headers jsonb DEFAULT NULL::jsonb)
@@ -816,6 +1130,95 @@ begin
     end if;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.enqueue_workflow(p_workflow_id uuid, p_name text, p_keep interval, p_deadline_in double precision, p_existing boolean, p_ids uuid[], p_tasks text[], p_queues text[], p_priorities smallint[], p_args text[], p_kwargs text[], p_headers text[], p_options text[], p_delays double precision[], p_etas timestamp with time zone[], p_expires_in double precision[], p_expires_at timestamp with time zone[], p_root_ids uuid[], p_parent_ids uuid[], p_own_ids uuid[], p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[], p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_outside uuid[];
+    v_settle uuid;
+begin
+    perform pg_current_xact_id();
+    if p_existing then
+        update pgqueue.workflows w set job_ids = w.job_ids || p_ids where w.id = p_workflow_id and w.cancelled_at is null;
+        if not found then
+            raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
+                using errcode = 'invalid_parameter_value';
+        end if;
+        v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
+        perform 1 from pgqueue.live_jobs j where j.id = any (v_outside) order by j.id for update;
+        update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
+        if exists (select from unnest(v_outside) o (id)
+                   where not exists (select from pgqueue.live_jobs j where j.id = o.id and j.workflow_id = p_workflow_id)
+                     and not exists (select from pgqueue.workflow_results r where r.job_id = o.id and r.workflow_id = p_workflow_id)) then
+            raise exception 'workflow %: a new step waits for one that it does not have', p_workflow_id
+                using errcode = 'invalid_parameter_value';
+        end if;
+    else
+        insert into pgqueue.workflows (id, name, job_ids, created_at, keep, deadline_at)
+        values (p_workflow_id, p_name, p_ids, v_now, p_keep, v_now + make_interval(secs => p_deadline_in));
+    end if;
+
+    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs, headers,
+                                   options, root_id, parent_id, workflow_id, step, inputs)
+    select u.id, nextval('pgqueue.job_seq'), v_now, u.run_at, u.expires_at, u.priority,
+           case when u.waits > 0 or u.run is not null or u.compensates is not null then 'waiting'
+                when u.run_at > v_now then 'scheduled' else 'available' end,
+           u.queue, u.task, u.args::json, u.kwargs::json, u.headers::json, u.options::json, u.root_id, u.parent_id,
+           p_workflow_id, u.step, u.inputs
+    from (
+        select n.*, case when n.waits = 0 then coalesce(n.eta, v_now + make_interval(secs => n.delay)) end as run_at,
+               coalesce(n.expires_on, case when n.waits = 0 then v_now + make_interval(secs => n.expires_in) end) as expires_at
+        from unnest(p_ids, p_tasks, p_queues, p_priorities, p_args, p_kwargs, p_headers, p_options, p_delays, p_etas,
+                    p_expires_in, p_expires_at, p_root_ids, p_parent_ids, p_steps, p_inputs, p_runs, p_compensates, p_waits)
+             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_on, root_id, parent_id,
+                step, inputs, run, compensates, waits)
+    ) u;
+    if exists (select from unnest(p_own_ids) o (id) where pgqueue.is_finished(o.id)) then
+        raise exception 'task_id: a job with one of these ids is still kept' using errcode = 'unique_violation';
+    end if;
+
+    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at, expires_in, compensates)
+    select n.id, p_workflow_id, n.waits, n.waits, n.step, n.inputs, n.run, n.delay, n.eta, n.expires_in, n.compensates
+    from unnest(p_ids, p_steps, p_inputs, p_runs, p_delays, p_etas, p_expires_in, p_compensates, p_waits)
+         n (id, step, inputs, run, delay, eta, expires_in, compensates, waits)
+    where n.waits > 0 or n.run is not null or n.compensates is not null;
+
+    insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+    select p_workflow_id, e.child, e.position, e.parent, coalesce(e.kind, 'value'), coalesce(e.policy, 'stop')
+    from unnest(p_children, p_parents, p_positions, p_kinds, p_policies) e (child, parent, position, kind, policy);
+
+    if p_deadline_in is not null then
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, state, queue, task, workflow_id)
+        values (pgqueue.new_job_id(), nextval('pgqueue.job_seq'), v_now, v_now + make_interval(secs => p_deadline_in),
+                'scheduled', p_queues[1], 'pgqueue.deadline', p_workflow_id);
+    end if;
+    perform pgqueue.wake_queues(array (select distinct q from unnest(p_queues) q));
+
+    if p_existing then
+        -- What waits for the end of everything also waits for the new steps.
+        select j.job_id into v_settle from pgqueue.workflow_joins j
+        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = p_workflow_id)) and j.run = 'settle'
+        for update;
+        if v_settle is not null then
+            insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+            select p_workflow_id, v_settle, j.total + n.place::integer, n.id, 'order', 'ignore'
+            from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place) where j.job_id = v_settle;
+            update pgqueue.workflow_joins j set total = j.total + cardinality(p_ids), remaining = j.remaining + cardinality(p_ids)
+            where j.job_id = v_settle and j.state = 'waiting';
+            if not found then
+                raise exception 'workflow %: it is over', p_workflow_id using errcode = 'invalid_parameter_value';
+            end if;
+        end if;
+        v_outside := array (select r.job_id from pgqueue.workflow_results r where r.job_id = any (v_outside));
+        perform pgqueue.advance_from(v_outside, p_ids, v_now + p_keep);
+    end if;
+    perform pgqueue.release_at_once(p_workflow_id, p_ids, p_waits, p_runs, v_now + p_keep);
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.ensure_partitions(p_days integer)
  RETURNS integer
  LANGUAGE plpgsql
@@ -883,6 +1286,7 @@ declare
     v_woken bigint;
     v_gone bigint;
     v_done uuid[];
+    v_steps uuid[];
 begin
     with locked as materialized (
         select k.*, d.result, d.error, d.traceback
@@ -898,10 +1302,10 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id)
+            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
                priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
-               root_id, parent_id
+               root_id, parent_id, workflow_id, step
         from locked
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
@@ -910,13 +1314,17 @@ begin
     )
     select count(*), count(pg_notify('pgqueue/results', id::text)) filter (where waited_for),
            (select count(*) from gone),
-           case when count(*) < cardinality(p_ids) or (select count(*) from gone) < count(*) then array_agg(id) end
-    into v_count, v_woken, v_gone, v_done
+           case when count(*) < cardinality(p_ids) or (select count(*) from gone) < count(*) then array_agg(id) end,
+           array_agg(id) filter (where workflow_id is not null)
+    into v_count, v_woken, v_gone, v_done, v_steps
     from locked;
     -- By place is the cheap way, but a row that another session updated meanwhile (to wait for it, say) has moved to a
     -- place that the statement could not see.
     if v_gone < v_count then
         delete from pgqueue.live_jobs where id = any (v_done);
+    end if;
+    if v_steps is not null then
+        perform pgqueue.advance_workflows(v_steps, v_keep);
     end if;
     if v_count = cardinality(p_ids) then
         return '{}';
@@ -987,6 +1395,19 @@ CREATE OR REPLACE FUNCTION pgqueue.front_place(p_seq bigint)
  IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN (p_seq < 0) THEN p_seq ELSE (p_seq - '4611686018427387904'::bigint) END;
 
+CREATE OR REPLACE FUNCTION pgqueue.has_failed(p_workflow_id uuid, p_settle_id uuid)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+    select exists (
+        select from pgqueue.workflow_edges e
+        join pgqueue.workflow_results r on r.job_id = e.parent_id and r.state in ('failed', 'cancelled', 'expired')
+        where e.workflow_id = p_workflow_id and e.child_id = p_settle_id
+          and not pgqueue.is_tolerated(r.job_id))
+$function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.is_finished(p_id uuid)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -998,6 +1419,18 @@ AS $function$
 begin
     return exists (select from pgqueue.finished_jobs f where f.id = p_id);
 end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.is_tolerated(p_id uuid)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+    select coalesce(bool_and(e.policy <> 'stop'), false)
+    from pgqueue.workflow_edges e
+    left join pgqueue.workflow_joins s on s.job_id = e.child_id
+    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle'
+$function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
  RETURNS TABLE(id uuid, outcome text)
@@ -1014,8 +1447,10 @@ AS $function$
 declare
     v_now timestamptz := clock_timestamp();
     v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+    v_ids uuid[];
+    v_outcomes text[];
+    v_steps uuid[];
 begin
-    return query
     with locked as materialized (
         select k.*, (k.lost + 1 >= p_lost_limit or k.task = any (p_at_most_once)) as ends,
                case when k.cancel_asked then 'cancelled' else 'failed' end as final,
@@ -1035,9 +1470,9 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id)
+            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id
+               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step
         from locked where ends or cancel_asked
     ), back as (
         update pgqueue.live_jobs j set
@@ -1048,10 +1483,47 @@ begin
     ), told as (
         select pgqueue.wake_queues(array_agg(queue)) from back
     )
-    select l.id, case when ends or cancel_asked then final else 'available' end
+    select array_agg(l.id), array_agg(case when ends or cancel_asked then final else 'available' end),
+           array_agg(l.id) filter (where (ends or cancel_asked) and l.workflow_id is not null)
+    into v_ids, v_outcomes, v_steps
     from locked l
     where (select count(*) from told) > 0
       and (not l.waited_for or not (ends or cancel_asked) or pg_notify('pgqueue/results', l.id::text) is not null);
+    if v_steps is not null then
+        perform pgqueue.advance_workflows(v_steps, v_keep);
+    end if;
+    return query select * from unnest(v_ids, v_outcomes);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.mend_workflows()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
+    v_missing uuid[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pgqueue/workflows'), 0) then
+        return 0;
+    end if;
+    with missing as (
+        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
+        select distinct on (e.parent_id) e.parent_id, e.workflow_id, 'cancelled', v_error, clock_timestamp()
+        from pgqueue.workflow_joins j
+        join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id
+        where j.state = 'waiting'
+          and not exists (select from pgqueue.live_jobs l where l.id = e.parent_id)
+          and not exists (select from pgqueue.workflow_results r where r.job_id = e.parent_id)
+        on conflict do nothing
+        returning job_id
+    )
+    select array_agg(job_id) into v_missing from missing;
+    if v_missing is not null then
+        perform pgqueue.advance_from(v_missing, null, clock_timestamp() + interval '1 day');
+    end if;
+    return coalesce(cardinality(v_missing), 0);
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.new_job_id()
@@ -1070,11 +1542,54 @@ begin
     return found;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.prune_workflows(p_limit integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_old uuid[];
+    v_ids uuid[];
+begin
+    select array_agg(o.id), array_agg(i) into v_old, v_ids
+    from (select w.id, w.job_ids from pgqueue.workflows w
+          where w.created_at < clock_timestamp() - w.keep
+            and not exists (select from unnest(w.job_ids) i join pgqueue.live_jobs j on j.id = i)
+            and not exists (select from unnest(w.job_ids) i join pgqueue.workflow_results r on r.job_id = i
+                            where r.finished_at > clock_timestamp() - w.keep)
+          order by w.created_at limit p_limit for update skip locked) o
+    cross join unnest(o.job_ids) i;
+    if v_old is null then
+        return 0;
+    end if;
+    delete from pgqueue.workflow_edges e where e.workflow_id = any (v_old);
+    delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
+    delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
+    with gone as (delete from pgqueue.workflows w where w.id = any (v_old) returning 1) select count(*) into p_limit from gone;
+    return p_limit;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.queue_key(p_queue text)
  RETURNS integer
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 RETURN (hashtext(p_queue) & 63);
+
+CREATE OR REPLACE FUNCTION pgqueue.release_at_once(p_workflow_id uuid, p_ids uuid[], p_waits integer[], p_runs text[], p_kept timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_ids uuid[];
+begin
+    if p_runs is not null then
+        v_ids := array (select n.id from unnest(p_ids, p_waits, p_runs) n (id, waits, run) where n.run is not null and n.waits = 0);
+        perform pgqueue.advance_from(pgqueue.release_steps(v_ids, coalesce(p_kept, 'infinity')), null, coalesce(p_kept, 'infinity'));
+    end if;
+end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.release_jobs(p_ids uuid[], p_tokens bigint[], p_keep interval)
  RETURNS uuid[]
@@ -1111,6 +1626,63 @@ begin
     perform pgqueue.cancel_jobs(v_asked, false, p_keep) where v_asked is not null;
     perform pgqueue.wake_queues(v_queues);
     return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.release_steps(p_ids uuid[], p_kept timestamp with time zone)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queues text[];
+    v_own integer;
+    v_ids uuid[];
+    v_results text[];
+    v_settled uuid[];
+begin
+    update pgqueue.workflow_joins j set state = 'released' where j.job_id = any (p_ids);
+    with released as (
+        update pgqueue.live_jobs j set
+            state = case when d.due > v_now or d.run is not null then 'scheduled' else 'available' end,
+            seq = nextval('pgqueue.job_seq'), run_at = d.due,
+            expires_at = coalesce(j.expires_at, v_now + make_interval(secs => d.expires_in))
+        from (select n.job_id, n.run, n.expires_in, coalesce(n.run_at, v_now + make_interval(secs => n.delay)) as due
+              from pgqueue.workflow_joins n
+              where n.job_id = any (p_ids)
+                and (n.run is null or n.run = 'sleep' or n.run = 'wait' and n.event is null and (n.run_at is not null or n.delay is not null))) d
+        where j.id = d.job_id and j.state || '' = 'waiting'
+        returning j.queue, j.run_at
+    )
+    select array_agg(distinct r.queue) filter (where r.run_at is null or r.run_at < v_now + interval '10 seconds')
+    into v_queues from released r;
+    perform pgqueue.wake_queues(v_queues);
+
+    select count(*) filter (where j.run is not null),
+           array_agg(j.job_id order by j.job_id) filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
+           array_agg(case j.run when 'wait' then j.event::text
+                                when 'gather' then (pgqueue.step_args(j.job_id, 'list', null) -> 0)::text
+                                else (pgqueue.step_args(j.job_id, 'value', null) -> 0)::text end order by j.job_id)
+               filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
+           array_agg(j.job_id) filter (where j.run = 'settle')
+    into v_own, v_ids, v_results, v_settled
+    from pgqueue.workflow_joins j where j.job_id = any (p_ids);
+    if v_own = 0 then
+        return '{}';
+    end if;
+    if v_ids is not null then
+        perform pgqueue.end_steps(v_ids, 'succeeded', v_results, null, false, p_kept);
+    end if;
+    if v_settled is not null then
+        v_ids := coalesce(v_ids, '{}') || pgqueue.settle(v_settled, p_kept);
+    end if;
+    return coalesce(v_ids, '{}');
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.remove_schedule(name text)
@@ -1179,6 +1751,42 @@ begin
     end loop;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.resolve(workflow_id uuid, event text, value json DEFAULT 'null'::json)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    v_join pgqueue.workflow_joins;
+    v_kept timestamptz;
+begin
+    select j.* into v_join from pgqueue.workflow_joins j
+    where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+      and j.run = 'wait' and j.step = resolve.event
+    for update;
+    if not found then
+        raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif v_join.state = 'ended' or v_join.event is not null then
+        raise exception 'event: % of workflow % was resolved before, or its time is over', quote_literal(resolve.event), resolve.workflow_id
+            using errcode = 'invalid_parameter_value';
+    elsif v_join.state = 'waiting' then
+        update pgqueue.workflow_joins j set event = coalesce(resolve.value, 'null') where j.job_id = v_join.job_id;
+        return;
+    end if;
+    -- Its timer may be about to end it: that one holds the row and waits for the join.
+    perform 1 from pgqueue.live_jobs j where j.id = v_join.job_id for update skip locked;
+    if not found then
+        raise exception 'event: % of workflow %: its time is over', quote_literal(resolve.event), resolve.workflow_id
+            using errcode = 'invalid_parameter_value';
+    end if;
+    select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept from pgqueue.workflows w where w.id = resolve.workflow_id;
+    perform pgqueue.end_steps(array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);
+    perform pgqueue.advance_from(array[v_join.job_id], null, v_kept);
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.resume_schedule(name text)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1227,6 +1835,7 @@ begin
             seq = nextval('pgqueue.job_seq'),
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
+            inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
             kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
@@ -1242,6 +1851,101 @@ begin
     return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.retry_steps(p_ids uuid[])
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_workflow pgqueue.workflows;
+    v_again uuid[];
+    v_ready uuid[];
+    v_queues text[];
+    v_kept timestamptz;
+    v_count integer;
+begin
+    perform pg_current_xact_id();
+    for v_workflow in
+        select w.* from pgqueue.workflows w
+        where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids)) order by w.id for update
+    loop
+        v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
+        update pgqueue.workflows w set cancelled_at = null where w.id = v_workflow.id;
+        perform 1 from pgqueue.live_jobs j where j.id = any (v_workflow.job_ids) order by j.id for update;
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
+        with recursive again as (
+            select r.job_id from pgqueue.workflow_results r
+            where r.job_id = any (p_ids) and r.workflow_id = v_workflow.id
+            union
+            select n.job_id
+            from again a cross join lateral (
+                select r.job_id
+                from pgqueue.workflow_edges e
+                join pgqueue.workflow_results r on r.job_id = e.child_id
+                join pgqueue.workflow_joins j on j.job_id = r.job_id
+                where e.parent_id = a.job_id
+                  and (j.state = 'ended' or j.inputs = 'error' or j.compensates is not null)
+                union all
+                select r.job_id
+                from pgqueue.workflow_joins c
+                join pgqueue.workflow_results u on u.job_id = c.job_id and u.state = 'succeeded'
+                join pgqueue.workflow_results r on r.job_id = c.compensates
+                where c.job_id = a.job_id) n
+        )
+        select array_agg(job_id order by job_id) into v_again from again;
+        delete from pgqueue.workflow_results r where r.job_id = any (v_again);
+        update pgqueue.workflow_joins j set
+            state = 'waiting', remaining = j.total - coalesce(e.ended, 0), skipped = coalesce(e.skipped, 0), cause_id = null, event = null
+        from unnest(v_again) n (id)
+        left join lateral (
+            select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped
+            from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+            where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
+        where j.job_id = n.id;
+        with gone as (
+            delete from pgqueue.finished_jobs f where f.id = any (v_again) returning f.*
+        ), lives as (
+            insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
+                                           attempt, root_id, parent_id, workflow_id, step, inputs)
+            select g.id, nextval('pgqueue.job_seq'), clock_timestamp(), g.priority,
+                   case when j.job_id is null then 'available' else 'waiting' end, g.queue, g.task, g.args, g.kwargs, g.headers,
+                   g.options, 0, g.root_id, g.parent_id, g.workflow_id, g.step, j.inputs
+            from gone g left join pgqueue.workflow_joins j on j.job_id = g.id
+            returning id, state, queue
+        )
+        select count(*), array_agg(distinct queue) filter (where state = 'available') into v_count, v_queues from lives;
+        if v_count < cardinality(v_again) then
+            raise exception 'workflow %: % of the steps to run again are kept no longer', v_workflow.id, cardinality(v_again) - v_count
+                using errcode = 'invalid_parameter_value';
+        end if;
+        perform pgqueue.wake_queues(v_queues);
+        v_ready := array (select j.job_id from pgqueue.workflow_joins j
+                          where j.job_id = any (v_again) and j.remaining = 0 and j.inputs is distinct from 'error');
+        perform pgqueue.advance_from(pgqueue.release_steps(v_ready, v_kept), null, v_kept);
+    end loop;
+    return p_ids;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.retry_workflow(workflow_id uuid)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_ids uuid[];
+begin
+    v_ids := array (
+        select r.job_id from pgqueue.workflows w cross join unnest(w.job_ids) i (id)
+        join pgqueue.workflow_results r on r.job_id = i.id and r.state in ('failed', 'cancelled', 'expired')
+        where w.id = retry_workflow.workflow_id);
+    if v_ids = '{}' then
+        return 0;
+    end if;
+    return cardinality(pgqueue.retry_steps(v_ids));
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.revive_jobs(p_ids uuid[])
  RETURNS uuid[]
  LANGUAGE plpgsql
@@ -1251,8 +1955,14 @@ AS $function$
 declare
     v_done uuid[];
     v_queues text[];
+    v_steps uuid[];
 begin
     perform pg_current_xact_id();
+    v_steps := array (select f.id from pgqueue.finished_jobs f
+                      where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired') and f.workflow_id is not null);
+    if v_steps <> '{}' then
+        v_steps := pgqueue.retry_steps(v_steps);
+    end if;
     with gone as (
         delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
         returning f.*
@@ -1267,7 +1977,7 @@ begin
     )
     select array_agg(id), array_agg(distinct queue) into v_done, v_queues from again;
     perform pgqueue.wake_queues(v_queues);
-    return coalesce(v_done, '{}');
+    return coalesce(v_done, '{}') || v_steps;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.run_schedule(name text)
@@ -1287,6 +1997,31 @@ begin
     return v_job;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.settle(p_ids uuid[], p_kept timestamp with time zone)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_idle uuid[];
+begin
+    perform pgqueue.end_steps(p_ids, 'succeeded', null, null, false, p_kept);
+    v_idle := array (
+        select c.job_id
+        from pgqueue.workflow_joins s
+        join pgqueue.workflow_edges e on e.parent_id = s.job_id
+        join pgqueue.workflow_joins c on c.job_id = e.child_id and c.state = 'waiting'
+        join pgqueue.workflow_results r on r.job_id = c.compensates
+        where s.job_id = any (p_ids)
+          and (r.state <> 'succeeded' or not pgqueue.has_failed(s.workflow_id, s.job_id))
+        order by c.job_id for update of c);
+    perform pgqueue.end_steps(v_idle, 'skipped', null, null, false, p_kept) where v_idle <> '{}';
+    return p_ids || v_idle;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.stage_jobs(p_due_after timestamp with time zone, p_limit integer)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1301,22 +2036,142 @@ AS $function$
 declare
     v_now timestamptz := clock_timestamp();
     v_queues text[];
+    v_timers uuid[];
 begin
     perform pg_current_xact_id();
     with due as materialized (
-        select d.id, nextval('pgqueue.job_seq') as place from (
-            select s.id from pgqueue.live_jobs s
+        select d.id, d.timer, nextval('pgqueue.job_seq') as place from (
+            select s.id, s.workflow_id is not null and s.task = any ('{pgqueue.sleep,pgqueue.wait_for,pgqueue.deadline}') as timer
+            from pgqueue.live_jobs s
             where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
             order by s.run_at limit p_limit for update skip locked) d
     ), staged as (
         update pgqueue.live_jobs j set state = 'available', seq = due.place
-        from due where j.id = due.id
+        from due where j.id = due.id and not due.timer
         returning j.queue
     )
-    select array_agg(queue) into v_queues from staged;
+    select (select array_agg(queue) from staged), (select array_agg(id) from due where timer) into v_queues, v_timers;
     perform pgqueue.wake_queues(v_queues);
-    return coalesce(cardinality(v_queues), 0);
+    if v_timers is not null then
+        perform pgqueue.end_timers(v_timers);
+    end if;
+    return coalesce(cardinality(v_queues), 0) + coalesce(cardinality(v_timers), 0);
 end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.step_args(p_id uuid, p_inputs text, p_args json)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_head text;
+begin
+    if p_inputs = 'value' or p_inputs = 'args' then
+        select string_agg(v.value, ', ' order by v.place) into v_head from pgqueue.step_values(p_id) v;
+    elsif p_inputs = 'list' then
+        select '[' || coalesce(string_agg(v.value, ', ' order by v.place), '') || ']' into v_head from pgqueue.step_values(p_id) v;
+    elsif p_inputs = 'error' then
+        select json_build_object('task_id', r.job_id, 'task', f.task, 'args', f.args, 'kwargs', f.kwargs, 'error', r.error,
+                                 'traceback', f.traceback)::text
+        into v_head
+        from pgqueue.workflow_joins j
+        join pgqueue.workflow_results r on r.job_id = j.cause_id
+        left join lateral (select k.task, k.args, k.kwargs, k.traceback from pgqueue.finished_jobs k where k.id = r.job_id limit 1) f on true
+        where j.job_id = p_id;
+    end if;
+    return case when v_head is null then p_args
+                when p_args is null then ('[' || v_head || ']')::json
+                else ('[' || v_head || ', ' || substr(ltrim(p_args::text), 2))::json end;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.step_kwargs(p_id uuid, p_kwargs json)
+ RETURNS json
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_head text;
+begin
+    select string_agg(to_json(v.name)::text || ': ' || v.value, ', ' order by v.place) into v_head
+    from pgqueue.step_values(p_id) v where v.name is not null;
+    return case when v_head is null then p_kwargs
+                when p_kwargs is null then ('{' || v_head || '}')::json
+                else ('{' || v_head || ', ' || substr(ltrim(p_kwargs::text), 2))::json end;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.step_values(p_id uuid)
+ RETURNS TABLE(place integer, name text, value text)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+    select e.position, r.step,
+           case when r.state = 'succeeded' then coalesce(r.result::text, 'null')
+                when e.policy = 'value' and r.state in ('failed', 'cancelled', 'expired') then coalesce(r.error::text,
+                    json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', r.state)::text)
+                else 'null' end
+    from pgqueue.workflow_joins j
+    join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id and e.kind = 'value'
+    left join pgqueue.workflow_results r on r.job_id = e.parent_id
+    where j.job_id = p_id
+$function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.stop_steps(p_ids uuid[], p_kept timestamp with time zone)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_stopped pgqueue.stopped_step[];
+    v_ids uuid[];
+begin
+    with recursive chain as (
+        select j.job_id, s.state, s.error, s.propagated
+        from pgqueue.workflow_joins j join pgqueue.workflow_results r on r.job_id = j.cause_id
+        cross join lateral pgqueue.stopped_by(j.inputs, r.job_id, r.state, r.error::text) s
+        where j.job_id = any (p_ids)
+        union
+        select e.child_id, s.state, s.error, s.propagated
+        from chain c
+        join pgqueue.workflow_edges e on e.parent_id = c.job_id and e.kind <> 'error' and e.policy = 'stop'
+        join pgqueue.workflow_joins j on j.job_id = e.child_id and j.state = 'waiting'
+        cross join lateral pgqueue.stopped_by(j.inputs, c.job_id, c.state, c.error) s
+    )
+    select array_agg(row (c.job_id, c.state, c.error, c.propagated)::pgqueue.stopped_step) into v_stopped
+    from (select distinct on (job_id) * from chain order by job_id) c;
+    v_ids := array (select j.job_id from pgqueue.workflow_joins j
+                    where j.job_id = any (array (select s.job_id from unnest(v_stopped) s)) and j.state = 'waiting'
+                    order by j.job_id for update);
+    perform pgqueue.end_steps(array_agg(s.job_id), s.state, null, s.error, s.propagated, p_kept)
+    from unnest(v_stopped) s where s.job_id = any (v_ids) group by s.state, s.error, s.propagated;
+    return v_ids;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.stopped_by(p_inputs text, p_parent_id uuid, p_parent_state text, p_parent_error text, OUT state text, OUT error text, OUT propagated boolean)
+ RETURNS record
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select case when p_inputs = 'list' or p_parent_state = 'failed' then 'failed' else 'cancelled' end,
+           case when p_inputs = 'list' then json_build_object('type', 'pgqueue.errors.ChordError', 'message',
+                    format('Dependency %s %s', p_parent_id, case p_parent_state
+                        when 'failed' then format('raised %s: %s', p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
+                        else 'was ' || p_parent_state end))::text
+                else p_parent_error end,
+           p_inputs is distinct from 'list'
+$function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.task_is_known(p_task text)
  RETURNS boolean

@@ -17,7 +17,7 @@ create table pgqueue.live_jobs (
     lost          smallint    not null default 0,      -- attempts that ended with their worker
     waited_for    boolean     not null default false,  -- somebody waits for the result
     cancel_asked  boolean     not null default false,
-    state         text        not null,                -- scheduled, available, running
+    state         text        not null,                -- waiting, scheduled, available, running
     queue         text        not null,
     task          text        not null,
     args          json,
@@ -27,8 +27,11 @@ create table pgqueue.live_jobs (
     progress      json,                                -- {"state": ..., "meta": ...} of update_state()
     root_id       uuid,
     parent_id     uuid,
+    workflow_id   uuid,                                -- of which it is a step
+    step          text,                                -- its name there
+    inputs        text,                                -- how results of other steps become arguments at the claim
     constraint live_jobs_pkey primary key (id),
-    constraint live_jobs_state check (state in ('scheduled', 'available', 'running')),
+    constraint live_jobs_state check (state in ('waiting', 'scheduled', 'available', 'running')),
     constraint live_jobs_priority check (priority between 0 and 9)
 ) with (
     fillfactor = 70,
@@ -54,7 +57,7 @@ create table pgqueue.finished_jobs (
     attempt       integer     not null,
     priority      smallint    not null,
     lost          smallint    not null,
-    state         text        not null,                -- succeeded, failed, cancelled, expired
+    state         text        not null,                -- succeeded, failed, cancelled, expired, skipped
     queue         text        not null,
     task          text        not null,
     args          json,
@@ -66,7 +69,9 @@ create table pgqueue.finished_jobs (
     traceback     text,
     root_id       uuid,
     parent_id     uuid,
-    constraint finished_jobs_state check (state in ('succeeded', 'failed', 'cancelled', 'expired'))
+    workflow_id   uuid,
+    step          text,
+    constraint finished_jobs_state check (state in ('succeeded', 'failed', 'cancelled', 'expired', 'skipped'))
 ) partition by range (delete_after);
 
 create index finished_jobs_id on pgqueue.finished_jobs (id);
@@ -313,21 +318,26 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_queues text[];
+    v_timers uuid[];
 begin
     perform pg_current_xact_id();
     with due as materialized (
-        select d.id, nextval('pgqueue.job_seq') as place from (
-            select s.id from pgqueue.live_jobs s
+        select d.id, d.timer, nextval('pgqueue.job_seq') as place from (
+            select s.id, s.workflow_id is not null and s.task = any ('{pgqueue.sleep,pgqueue.wait_for,pgqueue.deadline}') as timer
+            from pgqueue.live_jobs s
             where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
             order by s.run_at limit p_limit for update skip locked) d
     ), staged as (
         update pgqueue.live_jobs j set state = 'available', seq = due.place
-        from due where j.id = due.id
+        from due where j.id = due.id and not due.timer
         returning j.queue
     )
-    select array_agg(queue) into v_queues from staged;
+    select (select array_agg(queue) from staged), (select array_agg(id) from due where timer) into v_queues, v_timers;
     perform pgqueue.wake_queues(v_queues);
-    return coalesce(cardinality(v_queues), 0);
+    if v_timers is not null then
+        perform pgqueue.end_timers(v_timers);
+    end if;
+    return coalesce(cardinality(v_queues), 0) + coalesce(cardinality(v_timers), 0);
 end $$;
 
 
@@ -403,7 +413,10 @@ begin
         ) c
         limit p_limit))
     returning null::bigint, null::bigint, null::bigint, null::double precision,
-              j.id, j.seq, j.task, j.queue, j.priority, j.attempt, j.lost, j.args, j.kwargs, j.headers, j.options,
+              j.id, j.seq, j.task, j.queue, j.priority, j.attempt, j.lost,
+              case when j.inputs is null then j.args else pgqueue.step_args(j.id, j.inputs, j.args) end,
+              case when j.inputs is distinct from 'names' then j.kwargs else pgqueue.step_kwargs(j.id, j.kwargs) end,
+              j.headers, j.options,
               j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id;
 end $$;
 
@@ -442,6 +455,7 @@ declare
     v_woken bigint;
     v_gone bigint;
     v_done uuid[];
+    v_steps uuid[];
 begin
     with locked as materialized (
         select k.*, d.result, d.error, d.traceback
@@ -457,10 +471,10 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id)
+            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
                priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
-               root_id, parent_id
+               root_id, parent_id, workflow_id, step
         from locked
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
@@ -469,13 +483,17 @@ begin
     )
     select count(*), count(pg_notify('pgqueue/results', id::text)) filter (where waited_for),
            (select count(*) from gone),
-           case when count(*) < cardinality(p_ids) or (select count(*) from gone) < count(*) then array_agg(id) end
-    into v_count, v_woken, v_gone, v_done
+           case when count(*) < cardinality(p_ids) or (select count(*) from gone) < count(*) then array_agg(id) end,
+           array_agg(id) filter (where workflow_id is not null)
+    into v_count, v_woken, v_gone, v_done, v_steps
     from locked;
     -- By place is the cheap way, but a row that another session updated meanwhile (to wait for it, say) has moved to a
     -- place that the statement could not see.
     if v_gone < v_count then
         delete from pgqueue.live_jobs where id = any (v_done);
+    end if;
+    if v_steps is not null then
+        perform pgqueue.advance_workflows(v_steps, v_keep);
     end if;
     if v_count = cardinality(p_ids) then
         return '{}';
@@ -522,6 +540,7 @@ begin
             seq = nextval('pgqueue.job_seq'),
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
+            inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
             kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
@@ -589,8 +608,10 @@ set plan_cache_mode = force_generic_plan as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+    v_ids uuid[];
+    v_outcomes text[];
+    v_steps uuid[];
 begin
-    return query
     with locked as materialized (
         select k.*, (k.lost + 1 >= p_lost_limit or k.task = any (p_at_most_once)) as ends,
                case when k.cancel_asked then 'cancelled' else 'failed' end as final,
@@ -610,9 +631,9 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id)
+            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id
+               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step
         from locked where ends or cancel_asked
     ), back as (
         update pgqueue.live_jobs j set
@@ -623,10 +644,16 @@ begin
     ), told as (
         select pgqueue.wake_queues(array_agg(queue)) from back
     )
-    select l.id, case when ends or cancel_asked then final else 'available' end
+    select array_agg(l.id), array_agg(case when ends or cancel_asked then final else 'available' end),
+           array_agg(l.id) filter (where (ends or cancel_asked) and l.workflow_id is not null)
+    into v_ids, v_outcomes, v_steps
     from locked l
     where (select count(*) from told) > 0
       and (not l.waited_for or not (ends or cancel_asked) or pg_notify('pgqueue/results', l.id::text) is not null);
+    if v_steps is not null then
+        perform pgqueue.advance_workflows(v_steps, v_keep);
+    end if;
+    return query select * from unnest(v_ids, v_outcomes);
 end $$;
 
 -- Declares workers whose lease ran out dead, ends their database sessions, and gives their jobs back, a bounded number
@@ -696,8 +723,10 @@ set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit 
 declare
     v_now timestamptz := clock_timestamp();
     v_keep timestamptz := coalesce(v_now + p_keep, 'infinity');
+    v_ids uuid[];
+    v_outcomes text[];
+    v_steps uuid[];
 begin
-    return query
     with locked as materialized (
         select k.* from (select distinct u from unnest(p_ids) u order by 1) d (id)
         cross join lateral (select j.* from pgqueue.live_jobs j where j.id = d.id offset 0 for update of j) k
@@ -706,9 +735,9 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id)
+            priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id
+               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step
         from locked where state <> 'running'
     ), asked as (
         update pgqueue.live_jobs j set cancel_asked = true
@@ -717,10 +746,19 @@ begin
     ), told as (
         select count(pg_notify('pgqueue', 'c' || a.worker_id)) as n from (select distinct worker_id from asked) a
     )
-    select l.id, case when l.state <> 'running' then 'cancelled' when p_terminate then 'asked' else 'running' end
+    select array_agg(l.id),
+           array_agg(case when l.state <> 'running' then 'cancelled' when p_terminate then 'asked' else 'running' end),
+           array_agg(l.id) filter (where l.state <> 'running' and l.workflow_id is not null)
+    into v_ids, v_outcomes, v_steps
     from locked l
     where (select n from told) >= 0
       and (not l.waited_for or l.state = 'running' or pg_notify('pgqueue/results', l.id::text) is not null);
+    if v_steps is not null then
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_steps) order by j.job_id for update;
+        update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_steps);
+        perform pgqueue.advance_workflows(v_steps, v_keep);
+    end if;
+    return query select * from unnest(v_ids, v_outcomes);
 end $$;
 
 -- finished -> available: a new life under the same id -----------------------------------------------------------------
@@ -731,8 +769,14 @@ set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 declare
     v_done uuid[];
     v_queues text[];
+    v_steps uuid[];
 begin
     perform pg_current_xact_id();
+    v_steps := array (select f.id from pgqueue.finished_jobs f
+                      where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired') and f.workflow_id is not null);
+    if v_steps <> '{}' then
+        v_steps := pgqueue.retry_steps(v_steps);
+    end if;
     with gone as (
         delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
         returning f.*
@@ -747,7 +791,7 @@ begin
     )
     select array_agg(id), array_agg(distinct queue) into v_done, v_queues from again;
     perform pgqueue.wake_queues(v_queues);
-    return coalesce(v_done, '{}');
+    return coalesce(v_done, '{}') || v_steps;
 end $$;
 
 
@@ -786,13 +830,13 @@ create view pgqueue.all_jobs as
 select id, state, task, queue, priority, args, kwargs, null::json as result,
        null::text as error_type, null::text as error, null::text as traceback,
        attempt, lost, enqueued_at, run_at, started_at, null::timestamptz as finished_at, expires_at,
-       null::timestamptz as delete_after, worker_id, headers, options, progress, root_id, parent_id, seq
+       null::timestamptz as delete_after, worker_id, headers, options, progress, root_id, parent_id, seq, workflow_id, step
 from pgqueue.live_jobs
 union all
 select id, state, task, queue, priority, args, kwargs, result,
        error ->> 'type', error ->> 'message', traceback,
        attempt, lost, enqueued_at, run_at, started_at, finished_at, expires_at,
-       delete_after, worker_id, headers, options, null::json, root_id, parent_id, seq
+       delete_after, worker_id, headers, options, null::json, root_id, parent_id, seq, workflow_id, step
 from pgqueue.finished_jobs;
 
 comment on view pgqueue.all_jobs is 'Every job, live and finished. Part of the public contract.';

@@ -9,6 +9,7 @@ import click
 from pgqueue.cli.options import DURATION, QUEUES, Checked, job_id
 from pgqueue.cli.output import ago, paint, print_json, print_table, printable, span
 from pgqueue.cli.session import Session, pass_session
+from pgqueue.job import JobState
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,15 +21,15 @@ __all__ = ["jobs"]
 BATCH = 1_000
 LIST_MILLISECONDS = "30000"
 STATES = {
-    **{name: (name,) for name in ("scheduled", "available", "running", "succeeded", "failed", "cancelled", "expired")},
-    "pending": ("scheduled", "available"),
-    "waiting": ("scheduled", "available"),
+    **{str(state): (str(state),) for state in JobState},
+    "pending": ("waiting", "scheduled", "available"),
     "started": ("running",),
     "success": ("succeeded",),
     "failure": ("failed",),
     "revoked": ("cancelled", "expired"),
-    "live": ("scheduled", "available", "running"),
-    "finished": ("succeeded", "failed", "cancelled", "expired"),
+    "ignored": ("skipped",),
+    "live": tuple(str(state) for state in JobState if not state.finished),
+    "finished": tuple(str(state) for state in JobState if state.finished),
 }
 
 

@@ -25,6 +25,7 @@ _COLOURS = {
     "running": "cyan",
     "cancelled": "yellow",
     "expired": "yellow",
+    "skipped": "yellow",
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 

@@ -1,11 +1,12 @@
 """Statements of the enqueue side and of everybody who asks for one job: insert, look, wait, forget, cancel."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from pgqueue.job import NewJob
-from pgqueue.store.statement import Queries, Rows, Statement
+from pgqueue.store.columns import SEPARATOR, array, column, first, joined, nothing, texts
+from pgqueue.store.statement import Queries, Statement
 
 __all__ = [
     "JobRow",
@@ -27,7 +28,6 @@ __all__ = [
     "update_progress",
 ]
 
-_SEPARATOR = "\x1f"
 _DIGITS = {number: str(number) for number in range(10)}  # half the price of str()
 
 # task, queue, priority, headers, options, delay, eta, expires_in, expires_at: most jobs of a batch share one of these
@@ -73,21 +73,9 @@ class OutcomeRow(NamedTuple):
     runs: int  # attempts begun, those lost with their worker not counted
 
 
-def _first(rows: Rows) -> Any:
-    return rows[0][0]
-
-
-def _nothing(rows: Rows) -> None:
-    return None
-
-
-def _texts(rows: Rows) -> list[str]:
-    return [str(row[0]) for row in rows]
-
-
 def insert_job(queries: Queries, job: NewJob) -> Statement[bool]:
     """Insert one job; False when the caller's own id is taken."""
-    return Statement(queries["insert_job"], job, _first)
+    return Statement(queries["insert_job"], job, first)
 
 
 def insert_jobs(queries: Queries, jobs: Sequence[NewJob], root_id: str | None, parent_id: str | None) -> Statement[int]:
@@ -122,54 +110,37 @@ def insert_rows(
         queries["insert_jobs"],
         {
             "ids": f"{{{','.join(ids)}}}",
-            "tasks": _SEPARATOR.join(tasks),
-            "queues": _SEPARATOR.join(queues),
+            "tasks": SEPARATOR.join(tasks),
+            "queues": SEPARATOR.join(queues),
             "priorities": f"{{{','.join([_DIGITS.get(priority) or str(priority) for priority in priorities])}}}",
-            "args": _joined([row[1] for row in rows]),
-            "kwargs": _joined([row[2] for row in rows]),
-            "headers": _joined(headers),
-            "options": _joined(options),
-            "delays": _column(delays, str),
-            "etas": _column(etas, datetime.isoformat),
-            "expires_in": _column(expires_in, str),
-            "expires_at": _column(expires_at, datetime.isoformat),
+            "args": joined([row[1] for row in rows]),
+            "kwargs": joined([row[2] for row in rows]),
+            "headers": joined(headers),
+            "options": joined(options),
+            "delays": column(delays, str),
+            "etas": column(etas, datetime.isoformat),
+            "expires_in": column(expires_in, str),
+            "expires_at": column(expires_at, datetime.isoformat),
             "root_id": root_id,
             "parent_id": parent_id,
         },
-        _first,
+        first,
     )
-
-
-def _array(values: Iterable[Any]) -> str:
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def _column(values: Sequence[Any], text: Callable[[Any], str]) -> str | None:
-    if values.count(None) == len(values):
-        return None
-    return "{" + ",".join("null" if value is None else f'"{text(value)}"' for value in values) + "}"
-
-
-def _joined(values: Sequence[str | None]) -> str | None:
-    missing = values.count(None)
-    if missing == len(values):
-        return None
-    return _SEPARATOR.join(value or "" for value in values) if missing else _SEPARATOR.join(cast(Any, values))
 
 
 def taken_ids(queries: Queries, ids: Sequence[str]) -> Statement[list[str]]:
     """Return which of these ids belong to a kept job."""
-    return Statement(queries["taken_ids"], {"ids": _array(ids)}, _texts)
+    return Statement(queries["taken_ids"], {"ids": array(ids)}, texts)
 
 
 def take_back_jobs(queries: Queries, ids: Sequence[str]) -> Statement[None]:
     """Delete jobs that were inserted earlier in the same transaction."""
-    return Statement(queries["take_back_jobs"], {"ids": _array(ids)}, _nothing)
+    return Statement(queries["take_back_jobs"], {"ids": array(ids)}, nothing)
 
 
 def find_schema(queries: Queries) -> Statement[bool]:
     """Return whether this database holds the schema; never fails, whatever the database."""
-    return Statement(queries["find_schema"], (), _first)
+    return Statement(queries["find_schema"], (), first)
 
 
 def get_job(queries: Queries, job_id: str, kept_after: str = "-infinity") -> Statement[JobRow | None]:
@@ -198,7 +169,7 @@ def get_outcome(queries: Queries, job_id: str, kept_after: str = "-infinity") ->
 
 def mark_waited_for(queries: Queries, job_id: str) -> Statement[None]:
     """Ask the end of a live job to notify."""
-    return Statement(queries["mark_waited_for"], {"id": job_id}, _nothing)
+    return Statement(queries["mark_waited_for"], {"id": job_id}, nothing)
 
 
 def last_error(queries: Queries, job_id: str) -> Statement[tuple[str | None, str | None]]:
@@ -210,12 +181,12 @@ def last_error(queries: Queries, job_id: str) -> Statement[tuple[str | None, str
 
 def forget_job(queries: Queries, job_id: str) -> Statement[None]:
     """Delete a finished job and its result."""
-    return Statement(queries["forget_job"], {"id": job_id}, _nothing)
+    return Statement(queries["forget_job"], {"id": job_id}, nothing)
 
 
 def update_progress(queries: Queries, job_id: str, token: int, progress: str) -> Statement[None]:
     """Record what a running attempt reports of itself; nothing happens when the attempt is over."""
-    return Statement(queries["update_progress"], {"id": job_id, "token": token, "progress": progress}, _nothing)
+    return Statement(queries["update_progress"], {"id": job_id, "token": token, "progress": progress}, nothing)
 
 
 def cancel_jobs(
@@ -229,14 +200,14 @@ def cancel_jobs(
     keep = None if keep_seconds is None else f"{keep_seconds} seconds"
     return Statement(
         queries["cancel_jobs"],
-        {"ids": _array(ids), "terminate": terminate, "keep": keep},
+        {"ids": array(ids), "terminate": terminate, "keep": keep},
         lambda rows: {str(row[0]): row[1] for row in rows},
     )
 
 
 def revive_jobs(queries: Queries, ids: Sequence[str]) -> Statement[list[str]]:
     """Give failed, cancelled and expired jobs a new life; returns the ids that got one."""
-    return Statement(queries["revive_jobs"], {"ids": _array(ids)}, _texts)
+    return Statement(queries["revive_jobs"], {"ids": array(ids)}, texts)
 
 
 def live_worker_exists(queries: Queries, job_id: str) -> Statement[bool | None]:

@@ -28,7 +28,7 @@ __all__ = ["Completer"]
 logger = logging.getLogger("pgqueue.worker")
 
 BATCH = 500
-ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
+ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
 Entry = tuple[Held, tuple[Any, ...]]  # an attempt, and (kind, ...) of its outcome
 
 

@@ -1,0 +1,755 @@
+-- Workflows: steps are jobs, edges are rows, joins are counters that the transaction that finishes a step decrements.
+-- Locks are taken in one order everywhere: live rows that can end, joins, live rows that wait, each by id.
+
+create table pgqueue.workflows (
+    id            uuid        primary key,
+    name          text,
+    job_ids       uuid[]      not null,                -- all steps, in the order in which they were given
+    created_at    timestamptz not null default clock_timestamp(),
+    keep          interval,                            -- how long after its end; null: for ever
+    deadline_at   timestamptz,
+    cancelled_at  timestamptz
+);
+create index workflows_created_at on pgqueue.workflows (created_at);
+
+create table pgqueue.workflow_edges (
+    workflow_id   uuid        not null,
+    child_id      uuid        not null,
+    position      integer     not null,                -- of the parent among the parents of the child
+    parent_id     uuid        not null,
+    kind          text        not null,                -- value, order, error
+    policy        text        not null,                -- stop, value, ignore: when the parent did not succeed
+    constraint workflow_edges_pkey primary key (workflow_id, child_id, position)
+);
+create index workflow_edges_parent on pgqueue.workflow_edges (parent_id);
+
+-- One row per step that waits for others, or that the database itself runs.
+create table pgqueue.workflow_joins (
+    job_id        uuid        primary key,
+    workflow_id   uuid        not null,
+    state         text        not null default 'waiting',   -- waiting, released, ended
+    total         integer     not null,                -- parents
+    remaining     integer     not null,                -- parents that have not ended
+    skipped       integer     not null default 0,      -- parents that were skipped
+    cause_id      uuid,                                -- the parent that stops it, or that its callback is about
+    step          text,
+    inputs        text,                                -- value, list, args, names, error
+    run           text,                                -- gather, pass, sleep, wait, settle; null: a worker
+    delay         double precision,                    -- seconds from the release
+    run_at        timestamptz,
+    expires_in    double precision,                    -- seconds from the release
+    compensates   uuid,                                -- the step that it undoes
+    event         json                                 -- resolved before the step was reached
+) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- The outcome of each step that ended, for its successors and for people, as long as the workflow is kept: whatever
+-- happens meanwhile to the finished job itself.
+create table pgqueue.workflow_results (
+    job_id        uuid        primary key,
+    workflow_id   uuid        not null,
+    step          text,
+    state         text        not null,                -- succeeded, failed, cancelled, expired, skipped
+    result        json,
+    error         json,
+    propagated    boolean     not null default false,  -- it did not run: a parent's error passed through
+    finished_at   timestamptz not null
+);
+
+
+-- nothing -> waiting, scheduled, available: a whole workflow, or more steps for one that runs -------------------------
+-- Edges may start at steps that exist. Their rows are updated, not only locked, so that a transaction that finishes one
+-- of them at REPEATABLE READ fails instead of missing the edge.
+
+create function pgqueue.enqueue_workflow(
+    p_workflow_id uuid, p_name text, p_keep interval, p_deadline_in double precision, p_existing boolean,
+    p_ids uuid[], p_tasks text[], p_queues text[], p_priorities smallint[], p_args text[], p_kwargs text[],
+    p_headers text[], p_options text[], p_delays double precision[], p_etas timestamptz[],
+    p_expires_in double precision[], p_expires_at timestamptz[], p_root_ids uuid[], p_parent_ids uuid[], p_own_ids uuid[],
+    p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[],
+    p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[]
+) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_outside uuid[];
+    v_settle uuid;
+begin
+    perform pg_current_xact_id();
+    if p_existing then
+        update pgqueue.workflows w set job_ids = w.job_ids || p_ids where w.id = p_workflow_id and w.cancelled_at is null;
+        if not found then
+            raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
+                using errcode = 'invalid_parameter_value';
+        end if;
+        v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
+        perform 1 from pgqueue.live_jobs j where j.id = any (v_outside) order by j.id for update;
+        update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
+        if exists (select from unnest(v_outside) o (id)
+                   where not exists (select from pgqueue.live_jobs j where j.id = o.id and j.workflow_id = p_workflow_id)
+                     and not exists (select from pgqueue.workflow_results r where r.job_id = o.id and r.workflow_id = p_workflow_id)) then
+            raise exception 'workflow %: a new step waits for one that it does not have', p_workflow_id
+                using errcode = 'invalid_parameter_value';
+        end if;
+    else
+        insert into pgqueue.workflows (id, name, job_ids, created_at, keep, deadline_at)
+        values (p_workflow_id, p_name, p_ids, v_now, p_keep, v_now + make_interval(secs => p_deadline_in));
+    end if;
+
+    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs, headers,
+                                   options, root_id, parent_id, workflow_id, step, inputs)
+    select u.id, nextval('pgqueue.job_seq'), v_now, u.run_at, u.expires_at, u.priority,
+           case when u.waits > 0 or u.run is not null or u.compensates is not null then 'waiting'
+                when u.run_at > v_now then 'scheduled' else 'available' end,
+           u.queue, u.task, u.args::json, u.kwargs::json, u.headers::json, u.options::json, u.root_id, u.parent_id,
+           p_workflow_id, u.step, u.inputs
+    from (
+        select n.*, case when n.waits = 0 then coalesce(n.eta, v_now + make_interval(secs => n.delay)) end as run_at,
+               coalesce(n.expires_on, case when n.waits = 0 then v_now + make_interval(secs => n.expires_in) end) as expires_at
+        from unnest(p_ids, p_tasks, p_queues, p_priorities, p_args, p_kwargs, p_headers, p_options, p_delays, p_etas,
+                    p_expires_in, p_expires_at, p_root_ids, p_parent_ids, p_steps, p_inputs, p_runs, p_compensates, p_waits)
+             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_on, root_id, parent_id,
+                step, inputs, run, compensates, waits)
+    ) u;
+    if exists (select from unnest(p_own_ids) o (id) where pgqueue.is_finished(o.id)) then
+        raise exception 'task_id: a job with one of these ids is still kept' using errcode = 'unique_violation';
+    end if;
+
+    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at, expires_in, compensates)
+    select n.id, p_workflow_id, n.waits, n.waits, n.step, n.inputs, n.run, n.delay, n.eta, n.expires_in, n.compensates
+    from unnest(p_ids, p_steps, p_inputs, p_runs, p_delays, p_etas, p_expires_in, p_compensates, p_waits)
+         n (id, step, inputs, run, delay, eta, expires_in, compensates, waits)
+    where n.waits > 0 or n.run is not null or n.compensates is not null;
+
+    insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+    select p_workflow_id, e.child, e.position, e.parent, coalesce(e.kind, 'value'), coalesce(e.policy, 'stop')
+    from unnest(p_children, p_parents, p_positions, p_kinds, p_policies) e (child, parent, position, kind, policy);
+
+    if p_deadline_in is not null then
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, state, queue, task, workflow_id)
+        values (pgqueue.new_job_id(), nextval('pgqueue.job_seq'), v_now, v_now + make_interval(secs => p_deadline_in),
+                'scheduled', p_queues[1], 'pgqueue.deadline', p_workflow_id);
+    end if;
+    perform pgqueue.wake_queues(array (select distinct q from unnest(p_queues) q));
+
+    if p_existing then
+        -- What waits for the end of everything also waits for the new steps.
+        select j.job_id into v_settle from pgqueue.workflow_joins j
+        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = p_workflow_id)) and j.run = 'settle'
+        for update;
+        if v_settle is not null then
+            insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+            select p_workflow_id, v_settle, j.total + n.place::integer, n.id, 'order', 'ignore'
+            from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place) where j.job_id = v_settle;
+            update pgqueue.workflow_joins j set total = j.total + cardinality(p_ids), remaining = j.remaining + cardinality(p_ids)
+            where j.job_id = v_settle and j.state = 'waiting';
+            if not found then
+                raise exception 'workflow %: it is over', p_workflow_id using errcode = 'invalid_parameter_value';
+            end if;
+        end if;
+        v_outside := array (select r.job_id from pgqueue.workflow_results r where r.job_id = any (v_outside));
+        perform pgqueue.advance_from(v_outside, p_ids, v_now + p_keep);
+    end if;
+    perform pgqueue.release_at_once(p_workflow_id, p_ids, p_waits, p_runs, v_now + p_keep);
+end $$;
+
+-- Steps without parents that the database itself runs.
+create function pgqueue.release_at_once(
+    p_workflow_id uuid, p_ids uuid[], p_waits integer[], p_runs text[], p_kept timestamptz
+) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_ids uuid[];
+begin
+    if p_runs is not null then
+        v_ids := array (select n.id from unnest(p_ids, p_waits, p_runs) n (id, waits, run) where n.run is not null and n.waits = 0);
+        perform pgqueue.advance_from(pgqueue.release_steps(v_ids, coalesce(p_kept, 'infinity')), null, coalesce(p_kept, 'infinity'));
+    end if;
+end $$;
+
+
+-- What a step is given ------------------------------------------------------------------------------------------------
+
+create function pgqueue.step_values(p_id uuid) returns table (place integer, name text, value text)
+language sql stable
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+    select e.position, r.step,
+           case when r.state = 'succeeded' then coalesce(r.result::text, 'null')
+                when e.policy = 'value' and r.state in ('failed', 'cancelled', 'expired') then coalesce(r.error::text,
+                    json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', r.state)::text)
+                else 'null' end
+    from pgqueue.workflow_joins j
+    join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id and e.kind = 'value'
+    left join pgqueue.workflow_results r on r.job_id = e.parent_id
+    where j.job_id = p_id
+$$;
+
+create function pgqueue.step_args(p_id uuid, p_inputs text, p_args json) returns json
+language plpgsql stable
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_head text;
+begin
+    if p_inputs = 'value' or p_inputs = 'args' then
+        select string_agg(v.value, ', ' order by v.place) into v_head from pgqueue.step_values(p_id) v;
+    elsif p_inputs = 'list' then
+        select '[' || coalesce(string_agg(v.value, ', ' order by v.place), '') || ']' into v_head from pgqueue.step_values(p_id) v;
+    elsif p_inputs = 'error' then
+        select json_build_object('task_id', r.job_id, 'task', f.task, 'args', f.args, 'kwargs', f.kwargs, 'error', r.error,
+                                 'traceback', f.traceback)::text
+        into v_head
+        from pgqueue.workflow_joins j
+        join pgqueue.workflow_results r on r.job_id = j.cause_id
+        left join lateral (select k.task, k.args, k.kwargs, k.traceback from pgqueue.finished_jobs k where k.id = r.job_id limit 1) f on true
+        where j.job_id = p_id;
+    end if;
+    return case when v_head is null then p_args
+                when p_args is null then ('[' || v_head || ']')::json
+                else ('[' || v_head || ', ' || substr(ltrim(p_args::text), 2))::json end;
+end $$;
+
+create function pgqueue.step_kwargs(p_id uuid, p_kwargs json) returns json
+language plpgsql stable
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_head text;
+begin
+    select string_agg(to_json(v.name)::text || ': ' || v.value, ', ' order by v.place) into v_head
+    from pgqueue.step_values(p_id) v where v.name is not null;
+    return case when v_head is null then p_kwargs
+                when p_kwargs is null then ('{' || v_head || '}')::json
+                else ('{' || v_head || ', ' || substr(ltrim(p_kwargs::text), 2))::json end;
+end $$;
+
+
+-- waiting -> available, scheduled; waiting -> succeeded, failed, cancelled, skipped ----------------------------------
+create type pgqueue.stopped_step as (job_id uuid, state text, error text, propagated boolean);
+
+-- Called after steps moved to finished_jobs, in the same transaction and in a statement of its own: what was committed
+-- while they waited for a lock is then seen.
+
+create function pgqueue.advance_workflows(p_ids uuid[], p_kept timestamptz) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+begin
+    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, finished_at)
+    select f.id, f.workflow_id, f.step, f.state, f.result, f.error, f.finished_at
+    from pgqueue.finished_jobs f
+    where f.delete_after = p_kept and f.id = any (p_ids);
+    perform pgqueue.advance_from(p_ids, null, p_kept);
+end $$;
+
+-- p_only: count down these children alone; those of the steps that end here are all counted.
+create function pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamptz) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_parents uuid[] := p_parents;
+    v_only uuid[] := p_only;
+    v_children uuid[];
+    v_ready uuid[];
+    v_stopped uuid[];
+    v_skipped uuid[];
+begin
+    loop
+        v_children := array (select distinct e.child_id from pgqueue.workflow_edges e where e.parent_id = any (v_parents));
+        if v_only is not null then
+            v_children := array (select c from unnest(v_children) c where c = any (v_only));
+            v_only := null;
+        end if;
+        exit when v_children = '{}';
+        v_children := array (select j.job_id from pgqueue.workflow_joins j
+                             where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
+        exit when v_children = '{}';
+        update pgqueue.workflow_joins j set
+            remaining = j.remaining - a.ended, skipped = j.skipped + a.skipped, cause_id = coalesce(j.cause_id, a.cause_id)
+        from (
+            select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                   (array_agg(r.job_id) filter (where case e.kind
+                        when 'error' then r.state = 'failed' and not r.propagated
+                        else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
+            from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+            where e.parent_id = any (v_parents) and e.child_id = any (v_children)
+            group by e.child_id) a
+        where j.job_id = a.child_id;
+
+        select array_agg(j.job_id order by j.job_id) filter (where case j.inputs = 'error'
+                    when true then j.cause_id is not null
+                    else j.cause_id is null and j.remaining = 0 and (j.skipped < j.total or j.total = 0) end),
+               array_agg(j.job_id) filter (where j.inputs is distinct from 'error' and j.cause_id is not null),
+               array_agg(j.job_id order by j.job_id) filter (where j.cause_id is null and j.remaining = 0
+                    and (j.inputs = 'error' or j.skipped = j.total and j.total > 0))
+        into v_ready, v_stopped, v_skipped
+        from pgqueue.workflow_joins j where j.job_id = any (v_children);
+
+        v_parents := '{}';
+        if v_stopped is not null then
+            v_parents := v_parents || pgqueue.stop_steps(v_stopped, p_kept);
+        end if;
+        if v_skipped is not null then
+            perform pgqueue.end_steps(v_skipped, 'skipped', null, null, false, p_kept);
+            v_parents := v_parents || v_skipped;
+        end if;
+        if v_ready is not null then
+            v_parents := v_parents || pgqueue.release_steps(v_ready, p_kept);
+        end if;
+    end loop;
+end $$;
+
+-- Ends steps whose parent did not succeed, and all that follow from them by edges of the policy `stop`, however many
+-- links away. Returns them. A list of results that misses one is a ChordError; else the parent's error passes through.
+create function pgqueue.stop_steps(p_ids uuid[], p_kept timestamptz) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_stopped pgqueue.stopped_step[];
+    v_ids uuid[];
+begin
+    with recursive chain as (
+        select j.job_id, s.state, s.error, s.propagated
+        from pgqueue.workflow_joins j join pgqueue.workflow_results r on r.job_id = j.cause_id
+        cross join lateral pgqueue.stopped_by(j.inputs, r.job_id, r.state, r.error::text) s
+        where j.job_id = any (p_ids)
+        union
+        select e.child_id, s.state, s.error, s.propagated
+        from chain c
+        join pgqueue.workflow_edges e on e.parent_id = c.job_id and e.kind <> 'error' and e.policy = 'stop'
+        join pgqueue.workflow_joins j on j.job_id = e.child_id and j.state = 'waiting'
+        cross join lateral pgqueue.stopped_by(j.inputs, c.job_id, c.state, c.error) s
+    )
+    select array_agg(row (c.job_id, c.state, c.error, c.propagated)::pgqueue.stopped_step) into v_stopped
+    from (select distinct on (job_id) * from chain order by job_id) c;
+    v_ids := array (select j.job_id from pgqueue.workflow_joins j
+                    where j.job_id = any (array (select s.job_id from unnest(v_stopped) s)) and j.state = 'waiting'
+                    order by j.job_id for update);
+    perform pgqueue.end_steps(array_agg(s.job_id), s.state, null, s.error, s.propagated, p_kept)
+    from unnest(v_stopped) s where s.job_id = any (v_ids) group by s.state, s.error, s.propagated;
+    return v_ids;
+end $$;
+
+create function pgqueue.stopped_by(
+    p_inputs text, p_parent_id uuid, p_parent_state text, p_parent_error text,
+    out state text, out error text, out propagated boolean
+)
+language sql immutable
+set search_path = pg_catalog, pg_temp as $$
+    select case when p_inputs = 'list' or p_parent_state = 'failed' then 'failed' else 'cancelled' end,
+           case when p_inputs = 'list' then json_build_object('type', 'pgqueue.errors.ChordError', 'message',
+                    format('Dependency %s %s', p_parent_id, case p_parent_state
+                        when 'failed' then format('raised %s: %s', p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
+                        else 'was ' || p_parent_state end))::text
+                else p_parent_error end,
+           p_inputs is distinct from 'list'
+$$;
+
+-- Ends steps that no worker runs.
+create function pgqueue.end_steps(
+    p_ids uuid[], p_state text, p_results text[], p_error text, p_propagated boolean, p_kept timestamptz
+) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_told bigint;
+begin
+    update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (p_ids);
+    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, propagated, finished_at)
+    select j.job_id, j.workflow_id, j.step, p_state, d.result::json, p_error::json, p_propagated, v_now
+    from unnest(p_ids, p_results) d (id, result) join pgqueue.workflow_joins j on j.job_id = d.id;
+    with gone as (
+        delete from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'running' returning j.*
+    ), kept as (
+        insert into pgqueue.finished_jobs (
+            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
+            args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
+        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
+               g.task, g.args, g.kwargs, g.headers, g.options, d.result::json, p_error::json, g.root_id, g.parent_id,
+               g.workflow_id, g.step
+        from gone g left join unnest(p_ids, p_results) d (id, result) on d.id = g.id
+    )
+    select count(pg_notify('pgqueue/results', g.id::text)) into v_told from gone g where g.waited_for;
+end $$;
+
+-- Releases steps whose parents are done. Returns those that ended at once.
+create function pgqueue.release_steps(p_ids uuid[], p_kept timestamptz) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queues text[];
+    v_own integer;
+    v_ids uuid[];
+    v_results text[];
+    v_settled uuid[];
+begin
+    update pgqueue.workflow_joins j set state = 'released' where j.job_id = any (p_ids);
+    with released as (
+        update pgqueue.live_jobs j set
+            state = case when d.due > v_now or d.run is not null then 'scheduled' else 'available' end,
+            seq = nextval('pgqueue.job_seq'), run_at = d.due,
+            expires_at = coalesce(j.expires_at, v_now + make_interval(secs => d.expires_in))
+        from (select n.job_id, n.run, n.expires_in, coalesce(n.run_at, v_now + make_interval(secs => n.delay)) as due
+              from pgqueue.workflow_joins n
+              where n.job_id = any (p_ids)
+                and (n.run is null or n.run = 'sleep' or n.run = 'wait' and n.event is null and (n.run_at is not null or n.delay is not null))) d
+        where j.id = d.job_id and j.state || '' = 'waiting'
+        returning j.queue, j.run_at
+    )
+    select array_agg(distinct r.queue) filter (where r.run_at is null or r.run_at < v_now + interval '10 seconds')
+    into v_queues from released r;
+    perform pgqueue.wake_queues(v_queues);
+
+    select count(*) filter (where j.run is not null),
+           array_agg(j.job_id order by j.job_id) filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
+           array_agg(case j.run when 'wait' then j.event::text
+                                when 'gather' then (pgqueue.step_args(j.job_id, 'list', null) -> 0)::text
+                                else (pgqueue.step_args(j.job_id, 'value', null) -> 0)::text end order by j.job_id)
+               filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
+           array_agg(j.job_id) filter (where j.run = 'settle')
+    into v_own, v_ids, v_results, v_settled
+    from pgqueue.workflow_joins j where j.job_id = any (p_ids);
+    if v_own = 0 then
+        return '{}';
+    end if;
+    if v_ids is not null then
+        perform pgqueue.end_steps(v_ids, 'succeeded', v_results, null, false, p_kept);
+    end if;
+    if v_settled is not null then
+        v_ids := coalesce(v_ids, '{}') || pgqueue.settle(v_settled, p_kept);
+    end if;
+    return coalesce(v_ids, '{}');
+end $$;
+
+-- All steps of these workflows have ended: leaves of their compensations those to be run that undo a step that succeeded
+-- where another one did not. Returns the steps that ended here.
+create function pgqueue.settle(p_ids uuid[], p_kept timestamptz) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+declare
+    v_idle uuid[];
+begin
+    perform pgqueue.end_steps(p_ids, 'succeeded', null, null, false, p_kept);
+    v_idle := array (
+        select c.job_id
+        from pgqueue.workflow_joins s
+        join pgqueue.workflow_edges e on e.parent_id = s.job_id
+        join pgqueue.workflow_joins c on c.job_id = e.child_id and c.state = 'waiting'
+        join pgqueue.workflow_results r on r.job_id = c.compensates
+        where s.job_id = any (p_ids)
+          and (r.state <> 'succeeded' or not pgqueue.has_failed(s.workflow_id, s.job_id))
+        order by c.job_id for update of c);
+    perform pgqueue.end_steps(v_idle, 'skipped', null, null, false, p_kept) where v_idle <> '{}';
+    return p_ids || v_idle;
+end $$;
+
+-- Whether all that follows from a step goes on when it fails.
+create function pgqueue.is_tolerated(p_id uuid) returns boolean
+language sql stable
+set search_path = pg_catalog, pgqueue, pg_temp as $$
+    select coalesce(bool_and(e.policy <> 'stop'), false)
+    from pgqueue.workflow_edges e
+    left join pgqueue.workflow_joins s on s.job_id = e.child_id
+    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle'
+$$;
+
+-- Whether a step failed that no edge lets pass.
+create function pgqueue.has_failed(p_workflow_id uuid, p_settle_id uuid) returns boolean
+language sql stable
+set search_path = pg_catalog, pgqueue, pg_temp as $$
+    select exists (
+        select from pgqueue.workflow_edges e
+        join pgqueue.workflow_results r on r.job_id = e.parent_id and r.state in ('failed', 'cancelled', 'expired')
+        where e.workflow_id = p_workflow_id and e.child_id = p_settle_id
+          and not pgqueue.is_tolerated(r.job_id))
+$$;
+
+
+-- Timers and events ----------------------------------------------------------------------------------------------------
+
+-- Called by stage_jobs, which holds the rows.
+create function pgqueue.end_timers(p_ids uuid[]) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_timer record;
+    v_kept timestamptz;
+begin
+    for v_timer in
+        select j.id, j.task, j.step, j.workflow_id, w.keep from pgqueue.live_jobs j
+        left join pgqueue.workflows w on w.id = j.workflow_id
+        where j.id = any (p_ids) order by j.id
+    loop
+        v_kept := coalesce(clock_timestamp() + v_timer.keep, 'infinity');
+        if v_timer.task = 'pgqueue.deadline' then
+            delete from pgqueue.live_jobs j where j.id = v_timer.id;
+            perform pgqueue.cancel_workflow(v_timer.workflow_id);
+        else
+            perform 1 from pgqueue.workflow_joins j where j.job_id = v_timer.id for update;
+            if v_timer.task = 'pgqueue.sleep' then
+                perform pgqueue.end_steps(array[v_timer.id], 'succeeded', null, null, false, v_kept);
+            else
+                perform pgqueue.end_steps(array[v_timer.id], 'failed', null, json_build_object(
+                    'type', 'pgqueue.errors.EventTimeout', 'message', format('%s: nobody resolved it in time', coalesce(v_timer.step, 'event')))::text,
+                    false, v_kept);
+            end if;
+            perform pgqueue.advance_from(array[v_timer.id], null, v_kept);
+        end if;
+    end loop;
+end $$;
+
+-- The event that a step of this name waits for has come, be it before the step is reached.
+create function pgqueue.resolve(workflow_id uuid, event text, value json default 'null') returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+#variable_conflict use_column
+declare
+    v_join pgqueue.workflow_joins;
+    v_kept timestamptz;
+begin
+    select j.* into v_join from pgqueue.workflow_joins j
+    where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+      and j.run = 'wait' and j.step = resolve.event
+    for update;
+    if not found then
+        raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
+            using errcode = 'invalid_parameter_value';
+    elsif v_join.state = 'ended' or v_join.event is not null then
+        raise exception 'event: % of workflow % was resolved before, or its time is over', quote_literal(resolve.event), resolve.workflow_id
+            using errcode = 'invalid_parameter_value';
+    elsif v_join.state = 'waiting' then
+        update pgqueue.workflow_joins j set event = coalesce(resolve.value, 'null') where j.job_id = v_join.job_id;
+        return;
+    end if;
+    -- Its timer may be about to end it: that one holds the row and waits for the join.
+    perform 1 from pgqueue.live_jobs j where j.id = v_join.job_id for update skip locked;
+    if not found then
+        raise exception 'event: % of workflow %: its time is over', quote_literal(resolve.event), resolve.workflow_id
+            using errcode = 'invalid_parameter_value';
+    end if;
+    select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept from pgqueue.workflows w where w.id = resolve.workflow_id;
+    perform pgqueue.end_steps(array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);
+    perform pgqueue.advance_from(array[v_join.job_id], null, v_kept);
+end $$;
+
+
+-- Operate ---------------------------------------------------------------------------------------------------------------
+
+-- Cancels what has not ended; running steps are asked to stop. Compensations of what succeeded then run. Returns how many.
+create function pgqueue.cancel_workflow(workflow_id uuid) returns integer
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_ids uuid[];
+    v_keep interval;
+    v_count integer;
+begin
+    update pgqueue.workflows w set cancelled_at = clock_timestamp() where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
+    returning w.job_ids, w.keep into v_ids, v_keep;
+    if not found then
+        return 0;
+    end if;
+    v_ids := array (select i from unnest(v_ids) i where not exists (
+        select from pgqueue.workflow_joins j where j.job_id = i and (j.run = 'settle' or j.compensates is not null)));
+    select count(*) into v_count from pgqueue.cancel_jobs(v_ids, true, v_keep);
+    return v_count;
+end $$;
+
+-- Runs a failed workflow on from the steps that did not succeed, keeping what did. Returns how many steps are to run again.
+create function pgqueue.retry_workflow(workflow_id uuid) returns integer
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_ids uuid[];
+begin
+    v_ids := array (
+        select r.job_id from pgqueue.workflows w cross join unnest(w.job_ids) i (id)
+        join pgqueue.workflow_results r on r.job_id = i.id and r.state in ('failed', 'cancelled', 'expired')
+        where w.id = retry_workflow.workflow_id);
+    if v_ids = '{}' then
+        return 0;
+    end if;
+    return cardinality(pgqueue.retry_steps(v_ids));
+end $$;
+
+-- Steps that did not succeed get a new life under the same id, together with the steps that were stopped because of
+-- them, with their callbacks, and with those that a compensation has undone. Returns the first ones.
+create function pgqueue.retry_steps(p_ids uuid[]) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_workflow pgqueue.workflows;
+    v_again uuid[];
+    v_ready uuid[];
+    v_queues text[];
+    v_kept timestamptz;
+    v_count integer;
+begin
+    perform pg_current_xact_id();
+    for v_workflow in
+        select w.* from pgqueue.workflows w
+        where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids)) order by w.id for update
+    loop
+        v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
+        update pgqueue.workflows w set cancelled_at = null where w.id = v_workflow.id;
+        perform 1 from pgqueue.live_jobs j where j.id = any (v_workflow.job_ids) order by j.id for update;
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
+        with recursive again as (
+            select r.job_id from pgqueue.workflow_results r
+            where r.job_id = any (p_ids) and r.workflow_id = v_workflow.id
+            union
+            select n.job_id
+            from again a cross join lateral (
+                select r.job_id
+                from pgqueue.workflow_edges e
+                join pgqueue.workflow_results r on r.job_id = e.child_id
+                join pgqueue.workflow_joins j on j.job_id = r.job_id
+                where e.parent_id = a.job_id
+                  and (j.state = 'ended' or j.inputs = 'error' or j.compensates is not null)
+                union all
+                select r.job_id
+                from pgqueue.workflow_joins c
+                join pgqueue.workflow_results u on u.job_id = c.job_id and u.state = 'succeeded'
+                join pgqueue.workflow_results r on r.job_id = c.compensates
+                where c.job_id = a.job_id) n
+        )
+        select array_agg(job_id order by job_id) into v_again from again;
+        delete from pgqueue.workflow_results r where r.job_id = any (v_again);
+        update pgqueue.workflow_joins j set
+            state = 'waiting', remaining = j.total - coalesce(e.ended, 0), skipped = coalesce(e.skipped, 0), cause_id = null, event = null
+        from unnest(v_again) n (id)
+        left join lateral (
+            select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped
+            from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+            where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
+        where j.job_id = n.id;
+        with gone as (
+            delete from pgqueue.finished_jobs f where f.id = any (v_again) returning f.*
+        ), lives as (
+            insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
+                                           attempt, root_id, parent_id, workflow_id, step, inputs)
+            select g.id, nextval('pgqueue.job_seq'), clock_timestamp(), g.priority,
+                   case when j.job_id is null then 'available' else 'waiting' end, g.queue, g.task, g.args, g.kwargs, g.headers,
+                   g.options, 0, g.root_id, g.parent_id, g.workflow_id, g.step, j.inputs
+            from gone g left join pgqueue.workflow_joins j on j.job_id = g.id
+            returning id, state, queue
+        )
+        select count(*), array_agg(distinct queue) filter (where state = 'available') into v_count, v_queues from lives;
+        if v_count < cardinality(v_again) then
+            raise exception 'workflow %: % of the steps to run again are kept no longer', v_workflow.id, cardinality(v_again) - v_count
+                using errcode = 'invalid_parameter_value';
+        end if;
+        perform pgqueue.wake_queues(v_queues);
+        v_ready := array (select j.job_id from pgqueue.workflow_joins j
+                          where j.job_id = any (v_again) and j.remaining = 0 and j.inputs is distinct from 'error');
+        perform pgqueue.advance_from(pgqueue.release_steps(v_ready, v_kept), null, v_kept);
+    end loop;
+    return p_ids;
+end $$;
+
+
+-- Upkeep ------------------------------------------------------------------------------------------------------------------
+
+-- A step whose job was deleted by hand counts as cancelled, so that what waits for it ends. Returns how many.
+create function pgqueue.mend_workflows() returns integer
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
+    v_missing uuid[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pgqueue/workflows'), 0) then
+        return 0;
+    end if;
+    with missing as (
+        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
+        select distinct on (e.parent_id) e.parent_id, e.workflow_id, 'cancelled', v_error, clock_timestamp()
+        from pgqueue.workflow_joins j
+        join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id
+        where j.state = 'waiting'
+          and not exists (select from pgqueue.live_jobs l where l.id = e.parent_id)
+          and not exists (select from pgqueue.workflow_results r where r.job_id = e.parent_id)
+        on conflict do nothing
+        returning job_id
+    )
+    select array_agg(job_id) into v_missing from missing;
+    if v_missing is not null then
+        perform pgqueue.advance_from(v_missing, null, clock_timestamp() + interval '1 day');
+    end if;
+    return coalesce(cardinality(v_missing), 0);
+end $$;
+
+-- Removes workflows that ended longer ago than they are to be kept. Returns how many.
+create function pgqueue.prune_workflows(p_limit integer) returns integer
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+declare
+    v_old uuid[];
+    v_ids uuid[];
+begin
+    select array_agg(o.id), array_agg(i) into v_old, v_ids
+    from (select w.id, w.job_ids from pgqueue.workflows w
+          where w.created_at < clock_timestamp() - w.keep
+            and not exists (select from unnest(w.job_ids) i join pgqueue.live_jobs j on j.id = i)
+            and not exists (select from unnest(w.job_ids) i join pgqueue.workflow_results r on r.job_id = i
+                            where r.finished_at > clock_timestamp() - w.keep)
+          order by w.created_at limit p_limit for update skip locked) o
+    cross join unnest(o.job_ids) i;
+    if v_old is null then
+        return 0;
+    end if;
+    delete from pgqueue.workflow_edges e where e.workflow_id = any (v_old);
+    delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
+    delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
+    with gone as (delete from pgqueue.workflows w where w.id = any (v_old) returning 1) select count(*) into p_limit from gone;
+    return p_limit;
+end $$;
+
+
+-- What people query --------------------------------------------------------------------------------------------------
+
+create view pgqueue.workflow_steps as
+select w.id as workflow_id, w.name as workflow, i.place, i.id as job_id, coalesce(l.step, r.step) as step,
+       coalesce(r.state, l.state, 'deleted') as state, coalesce(l.task, f.task) as task, r.result, r.error, r.finished_at,
+       j.total as waits_for, j.remaining, j.run, j.compensates, r.propagated
+from pgqueue.workflows w
+cross join lateral unnest(w.job_ids) with ordinality i (id, place)
+left join pgqueue.live_jobs l on l.id = i.id
+left join pgqueue.workflow_results r on r.job_id = i.id
+left join pgqueue.workflow_joins j on j.job_id = i.id
+left join lateral (select k.task from pgqueue.finished_jobs k where k.id = i.id and l.id is null limit 1) f on true;
+
+create view pgqueue.all_workflows as
+select w.id, w.name, case when s.live > 0 then 'running'
+                          when w.cancelled_at is not null then 'cancelled'
+                          when s.failed > 0 then 'failed' else 'succeeded' end as state,
+       s.steps, s.live, s.succeeded, s.failed, s.cancelled, s.skipped, w.created_at, w.deadline_at, w.cancelled_at,
+       case when s.live = 0 then s.finished_at end as finished_at
+from pgqueue.workflows w
+cross join lateral (
+    select count(*) as steps, count(*) filter (where r.job_id is null and l.id is not null) as live,
+           count(*) filter (where r.state = 'succeeded') as succeeded,
+           count(*) filter (where r.state = 'failed' and not pgqueue.is_tolerated(r.job_id)) as failed,
+           count(*) filter (where r.state in ('cancelled', 'expired')) as cancelled,
+           count(*) filter (where r.state = 'skipped') as skipped, max(r.finished_at) as finished_at
+    from unnest(w.job_ids) i (id)
+    left join pgqueue.live_jobs l on l.id = i.id
+    left join pgqueue.workflow_results r on r.job_id = i.id) s;
+
+comment on table pgqueue.workflows is 'Chains, groups, chords and named graphs, with the ids of their steps.';
+comment on table pgqueue.workflow_edges is 'Which step waits for which. Part of the public contract.';
+comment on table pgqueue.workflow_joins is 'Steps that wait for others: how many, and how many are left.';
+comment on table pgqueue.workflow_results is 'Outcomes of steps, as long as their workflow is kept.';
+comment on view pgqueue.all_workflows is 'Every workflow with its state and its progress. Part of the public contract.';
+comment on view pgqueue.workflow_steps is 'Every step of every workflow. Part of the public contract.';

@@ -1,0 +1,51 @@
+-- name: get_outcomes
+-- State and outcome of many jobs at once. JSON stays text. kept_after bounds the partitions looked into.
+select j.id::text, j.state, null::text as result, null::text as error, null::text as traceback, j.progress::text,
+       j.attempt - j.lost as runs
+from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[])
+union all
+select f.id::text, f.state, f.result::text, f.error::text, f.traceback, null, f.attempt - f.lost
+from pgqueue.finished_jobs f where f.id = any (%(ids)s::uuid[]) and f.delete_after >= %(kept_after)s
+
+-- name: children_of_job
+-- What followed from a job: the steps of its workflow behind it, and what it enqueued while it ran. The latter have no
+-- index of their own: kept_after bounds the partitions looked into.
+select e.child_id::text from pgqueue.workflow_edges e where e.parent_id = %(id)s and e.kind <> 'error'
+union
+select e.child_id::text
+from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id and j.cause_id = e.parent_id
+where e.parent_id = %(id)s and e.kind = 'error'
+union
+select j.id::text from pgqueue.live_jobs j where j.parent_id = %(id)s and j.workflow_id is null
+union
+select f.id::text
+from pgqueue.finished_jobs f
+where f.parent_id = %(id)s and f.workflow_id is null and f.delete_after >= %(kept_after)s
+union
+select j.id::text
+from pgqueue.live_jobs j
+where j.parent_id = %(id)s and j.workflow_id is not null
+  and not exists (select from pgqueue.workflow_edges e where e.child_id = j.id)
+union
+select f.id::text
+from pgqueue.finished_jobs f
+where f.parent_id = %(id)s and f.workflow_id is not null and f.delete_after >= %(kept_after)s
+  and not exists (select from pgqueue.workflow_edges e where e.child_id = f.id)
+order by 1
+
+-- name: members_of_group
+-- The jobs whose group is the one that gave a workflow its id, in the order of the header; none if there is no such.
+select n.id::text
+from pgqueue.workflows w
+cross join lateral unnest(w.job_ids) n (id)
+join lateral (
+    select j.options from pgqueue.live_jobs j where j.id = n.id
+    union all select f.options from pgqueue.finished_jobs f where f.id = n.id
+    limit 1
+) k on k.options ->> 'group_id' = %(group_id)s
+where w.id = %(id)s
+order by n.id
+
+-- name: forget_jobs
+-- Drops finished jobs with their results.
+delete from pgqueue.finished_jobs where id = any (%(ids)s::uuid[])

@@ -1,0 +1,517 @@
+"""Workflows as the database runs them: joins, failures, skips, timers, events, cancelling, running on, mending."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue.graph import EdgeKind, EdgePolicy, NewEdge, NewStep, NewWorkflow, StepInputs, StepRun
+from pgqueue.job import NewJob, new_job_id
+from pgqueue.store import claims, jobs, workflows
+from tests.store.store import Attempt, Store
+
+BOOM = '{"type": "E", "message": "boom"}'
+
+
+class Graph:
+    """A workflow under construction, and its steps by name once it runs."""
+
+    def __init__(self, store: Store, workflow_id: str | None = None) -> None:
+        self.store = store
+        self.id = workflow_id or new_job_id()
+        self.existing = workflow_id is not None
+        self.ids: dict[str, str] = {}
+        self._steps: list[NewStep] = []
+        self._edges: list[NewEdge] = []
+        self.worker = store.worker()
+
+    def step(
+        self,
+        name: str,
+        after: Sequence[str] = (),
+        *,
+        inputs: StepInputs | None = None,
+        run: StepRun | None = None,
+        kind: EdgeKind = "value",
+        policy: EdgePolicy = "stop",
+        compensates: str | None = None,
+        **fields: Any,
+    ) -> "Graph":
+        job = NewJob(id=new_job_id(), task=f"pgqueue.{run}" if run else name, queue="default", **fields)
+        if run == "wait":
+            job = job._replace(task="pgqueue.wait_for")
+        self.ids[name] = job.id
+        undone = None if compensates is None else self.ids[compensates]
+        self._steps.append(NewStep(job, name, inputs, run, undone))
+        self._edges += [NewEdge(self.ids[one], job.id, place, kind, policy) for place, one in enumerate(after)]
+        return self
+
+    def enqueue(self, deadline_in: float | None = None) -> "Graph":
+        workflow = NewWorkflow(self.id, self._steps, self._edges, "graph", deadline_in, self.ids.values())
+        workflow.check()
+        self.store.run(workflows.insert_workflow(self.store.queries, workflow, 60, self.existing))
+        self._steps, self._edges, self.existing = [], [], True
+        return self
+
+    # running it by hand
+
+    def claim(self) -> dict[str, Attempt]:
+        """Claim what is available, by the names of the steps."""
+        names = {job_id: name for name, job_id in self.ids.items()}
+        return {names[one.job.id]: one for one in self.store.claim(self.worker)}
+
+    def finish(self, attempt: Attempt, result: Any = None, session: Store | None = None) -> None:
+        store = session or self.store
+        lost = store.run(
+            claims.finish_jobs(store.queries, [attempt.fence], "succeeded", [json.dumps(result)], None, None, 60)
+        )
+        assert not lost
+
+    def fail(self, attempt: Attempt) -> None:
+        self.store.finish([attempt], "failed", error=BOOM)
+
+    def run(self, results: dict[str, Any] | None = None, failing: Iterable[str] = ()) -> list[str]:
+        """Run until nothing is available; the names of the steps in the order in which they ran."""
+        ran: list[str] = []
+        while found := self.claim():
+            for name, attempt in found.items():
+                ran.append(name)
+                if name in failing:
+                    self.fail(attempt)
+                else:
+                    self.finish(attempt, (results or {}).get(name, name))
+        return ran
+
+    @property
+    def states(self) -> dict[str, str]:
+        rows = self.store.rows(
+            "select job_id::text, state from pgqueue.workflow_steps where workflow_id = %s", [self.id]
+        )
+        by_id = dict(rows)
+        return {name: by_id[job_id] for name, job_id in self.ids.items()}
+
+    @property
+    def state(self) -> str:
+        return str(self.store.value("select state from pgqueue.all_workflows where id = %s", [self.id]))
+
+    def outcome(self, name: str) -> tuple[Any, Any]:
+        return self.store.rows(
+            "select result, error from pgqueue.workflow_results where job_id = %s", [self.ids[name]]
+        )[0]
+
+    def resolve(self, event: str, value: str = '"yes"') -> None:
+        self.store.run(workflows.resolve_event(self.store.queries, self.id, event, value))
+
+
+@pytest.fixture
+def graph(store: Store) -> Graph:
+    return Graph(store)
+
+
+def test_a_chain_passes_results_on(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], inputs="value", args="[10]").step("c", ["b"], kind="order").enqueue()
+    assert graph.states == {"a": "available", "b": "waiting", "c": "waiting"}
+    graph.finish(graph.claim()["a"], {"x": 1})
+    b = graph.claim()["b"]
+    assert b.job.args is not None
+    assert json.loads(b.job.args) == [{"x": 1}, 10]
+    graph.finish(b)
+    assert graph.claim()["c"].job.args is None
+
+
+def test_a_join_waits_for_all_and_keeps_their_order(graph: Graph) -> None:
+    names = [f"m{n}" for n in range(5)]
+    for name in names:
+        graph.step(name)
+    graph.step("body", names, inputs="list", args='["own"]').enqueue()
+    found = graph.claim()
+    for name in reversed(names):
+        assert graph.states["body"] == "waiting"
+        graph.finish(found[name], name.upper())
+    body = graph.claim()["body"]
+    assert json.loads(body.job.args or "") == [["M0", "M1", "M2", "M3", "M4"], "own"]
+    assert graph.state == "running"
+    graph.finish(body)
+    assert graph.state == "succeeded"
+
+
+def test_members_that_end_in_one_batch_count_once_each(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").enqueue()
+    graph.store.finish(list(graph.claim().values()))
+    assert list(graph.claim()) == ["body"]
+
+
+def test_results_by_name_and_by_place(graph: Graph) -> None:
+    graph.step("a").step("b").step("by_name", ["a", "b"], inputs="names", kwargs='{"own": 0}')
+    graph.step("by_place", ["b", "a"], inputs="args", args="[0]").enqueue()
+    for name, attempt in graph.claim().items():
+        graph.finish(attempt, name.upper())
+    found = graph.claim()
+    assert json.loads(found["by_name"].job.kwargs or "") == {"a": "A", "b": "B", "own": 0}
+    assert json.loads(found["by_place"].job.args or "") == ["B", "A", 0]
+
+
+def test_a_nested_list_is_gathered_by_the_database(graph: Graph) -> None:
+    graph.step("a").step("b").step("both", ["a", "b"], run="gather").step("c")
+    graph.step("body", ["both", "c"], inputs="list").enqueue()
+    assert graph.run({"a": '1 \\ " é', "b": [], "c": None})[:3] == ["a", "b", "c"]
+    assert graph.outcome("both")[0] == '["1 \\\\ \\" \\u00e9", []]'
+    assert graph.states["body"] == "succeeded"
+
+
+def test_a_step_of_the_database_hands_a_text_on_as_it_is(graph: Graph) -> None:
+    graph.step("a").step("same", ["a"], run="pass").step("b", ["same"], inputs="value").enqueue()
+    graph.finish(graph.claim()["a"], 'a "text"')
+    assert json.loads(graph.claim()["b"].job.args or "") == ['a "text"']
+
+
+def test_a_failure_passes_down_a_chain_of_any_length(graph: Graph) -> None:
+    graph.step("s0")
+    for n in range(1, 300):
+        graph.step(f"s{n}", [f"s{n - 1}"], inputs="value")
+    graph.enqueue()
+    assert graph.run(failing=["s1"]) == ["s0", "s1"]
+    assert set(list(graph.states.values())[1:]) == {"failed"}
+    assert graph.outcome("s299")[1] == BOOM
+    assert graph.state == "failed"
+
+
+def test_a_failed_member_fails_the_join_at_once_and_only_once(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").step("next", ["body"], inputs="value")
+    graph.step("alert", ["a", "b", "body", "next"], inputs="error", kind="error").enqueue()
+    found = graph.claim()
+    graph.fail(found["a"])
+    assert graph.states["body"] == graph.states["next"] == "failed"
+    alert = graph.claim()["alert"]
+    story = json.loads(alert.job.args or "")[0]
+    assert (story["task_id"], story["task"], story["error"]["message"]) == (graph.ids["a"], "a", "boom")
+    graph.fail(found["b"])
+    assert graph.claim() == {}
+    error = json.loads(graph.outcome("body")[1])
+    assert error["type"] == "pgqueue.errors.ChordError"
+    assert error["message"] == f"Dependency {graph.ids['a']} raised E: boom"
+
+
+def test_the_error_callback_of_a_body_hears_of_its_members(graph: Graph) -> None:
+    graph.step("a").step("body", ["a"], inputs="list").step("alert", ["body"], inputs="error", kind="error").enqueue()
+    graph.fail(graph.claim()["a"])
+    story = json.loads(graph.claim()["alert"].job.args or "")[0]
+    assert (story["task_id"], story["error"]["type"]) == (graph.ids["body"], "pgqueue.errors.ChordError")
+
+
+def test_the_error_callback_of_a_link_does_not_hear_of_earlier_links(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], inputs="value").step("alert", ["b"], inputs="error", kind="error").enqueue()
+    assert graph.run(failing=["a"]) == ["a"]
+    assert graph.states == {"a": "failed", "b": "failed", "alert": "skipped"}
+
+
+def test_an_error_callback_is_skipped_when_all_is_well(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).step("alert", ["a", "b"], inputs="error", kind="error").enqueue()
+    assert graph.run() == ["a", "b"]
+    assert graph.states["alert"] == "skipped"
+    assert graph.state == "succeeded"
+
+
+@pytest.mark.parametrize(("policy", "given"), [("value", {"type": "E", "message": "boom"}), ("ignore", None)])
+def test_an_edge_may_let_a_failure_pass(graph: Graph, policy: EdgePolicy, given: Any) -> None:
+    graph.step("a").step("b", ["a"], inputs="value", policy=policy).enqueue()
+    graph.fail(graph.claim()["a"])
+    b = graph.claim()["b"]
+    assert json.loads(b.job.args or "") == [given]
+    graph.finish(b)
+    assert graph.state == "succeeded"
+
+
+def test_a_cancelled_member(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).step("c").step("body", ["b", "c"], inputs="list").enqueue()
+    store = graph.store
+    store.run(jobs.cancel_jobs(store.queries, [graph.ids["a"]], False, 60))
+    assert graph.states == {"a": "cancelled", "b": "cancelled", "c": "available", "body": "failed"}
+
+
+def test_a_cancelled_step_that_waits_stays_ended(graph: Graph) -> None:
+    graph.step("a").step("both", ["a"], run="gather").step("b", ["both"], inputs="value").enqueue()
+    store = graph.store
+    store.run(jobs.cancel_jobs(store.queries, [graph.ids["both"]], False, 60))
+    assert graph.run() == ["a"]
+    assert graph.states == {"a": "succeeded", "both": "cancelled", "b": "cancelled"}
+
+
+def test_an_expired_and_a_lost_member(graph: Graph) -> None:
+    graph.step("a").step("b").step("after_a", ["a"]).step("after_b", ["b"]).enqueue()
+    found = graph.claim()
+    graph.store.finish([found["a"]], "expired")
+    graph.store.lose([found["b"]], limit=1)
+    assert graph.states == {"a": "expired", "b": "failed", "after_a": "cancelled", "after_b": "failed"}
+
+
+def test_a_skipped_parent_counts_as_done_unless_all_are(graph: Graph) -> None:
+    graph.step("a").step("b").step("one", ["a"]).step("both", ["a", "b"], inputs="list").step("last", ["one"]).enqueue()
+    found = graph.claim()
+    graph.store.finish([found["a"]], "skipped")
+    assert graph.states["one"] == graph.states["last"] == "skipped"
+    graph.finish(found["b"], "B")
+    assert json.loads(graph.claim()["both"].job.args or "") == [[None, "B"]]
+
+
+def test_a_retry_keeps_what_the_step_was_given(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], inputs="value").enqueue()
+    graph.finish(graph.claim()["a"], "A")
+    graph.store.retry([graph.claim()["b"]])
+    again = graph.claim()["b"]
+    assert json.loads(again.job.args or "") == ["A"]
+    graph.store.retry([again], changes='{"args": "[5]"}')
+    assert json.loads(graph.claim()["b"].job.args or "") == [5]
+
+
+def test_a_delay_counts_from_the_release(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], delay=3600.0).enqueue()
+    graph.finish(graph.claim()["a"])
+    assert graph.states["b"] == "scheduled"
+    due = graph.store.value(
+        "select run_at > clock_timestamp() + interval '59 minutes' from pgqueue.live_jobs where id = %s",
+        [graph.ids["b"]],
+    )
+    assert due
+
+
+def test_a_sleep_ends_when_it_is_due(graph: Graph) -> None:
+    graph.step("a").step("nap", ["a"], run="sleep", delay=3600.0).step("b", ["nap"]).enqueue()
+    graph.run()
+    assert graph.states["nap"] == "scheduled"
+    _make_due(graph, "nap")
+    assert graph.run() == ["b"]
+    assert graph.states["nap"] == "succeeded"
+
+
+def test_an_event_resolves_a_step(graph: Graph) -> None:
+    graph.step("a").step("ok", ["a"], run="wait").step("b", ["ok"], inputs="value").enqueue()
+    graph.run()
+    assert graph.states["ok"] == "waiting"
+    graph.resolve("ok", '{"by": "ann"}')
+    assert json.loads(graph.claim()["b"].job.args or "") == [{"by": "ann"}]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="resolved before"):
+        graph.resolve("ok")
+
+
+def test_an_early_event_is_kept_and_a_second_refused(graph: Graph) -> None:
+    graph.step("a").step("ok", ["a"], run="wait", delay=5.0).step("b", ["ok"], inputs="value").enqueue()
+    graph.resolve("ok")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="resolved before"):
+        graph.resolve("ok", '"no"')
+    graph.finish(graph.claim()["a"])
+    assert json.loads(graph.claim()["b"].job.args or "") == ["yes"]
+
+
+def test_an_event_that_nobody_waits_for(graph: Graph) -> None:
+    graph.step("a").enqueue()
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="waits for no event 'ok'"):
+        graph.resolve("ok")
+
+
+def test_a_wait_runs_out(graph: Graph) -> None:
+    graph.step("ok", run="wait", delay=3600.0).step("b", ["ok"], inputs="value", policy="value").enqueue()
+    _make_due(graph, "ok")
+    b = graph.claim()["b"]
+    assert json.loads(b.job.args or "")[0]["type"] == "pgqueue.errors.EventTimeout"
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="time is over"):
+        graph.resolve("ok")
+
+
+def test_a_deadline_cancels_what_is_left(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).enqueue(deadline_in=3600.0)
+    store = graph.store
+    store.rows("update pgqueue.live_jobs set run_at = clock_timestamp() where task = 'pgqueue.deadline'")
+    graph.claim()
+    assert graph.state == "cancelled"
+    assert graph.states == {"a": "cancelled", "b": "cancelled"}
+    assert store.value("select count(*) from pgqueue.live_jobs") == 0
+
+
+def test_cancelling_a_workflow(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").enqueue()
+    a = graph.store.claim(graph.worker, 1)[0]
+    store = graph.store
+    assert store.run(workflows.cancel_workflow(store.queries, graph.id)) == 3
+    assert store.run(workflows.cancel_workflow(store.queries, graph.id)) == 0
+    assert store.value("select cancel_asked from pgqueue.live_jobs where id = %s", [a.job.id])
+    store.finish([a], "cancelled")
+    assert set(graph.states.values()) == {"cancelled"}
+    assert graph.state == "cancelled"
+
+
+def test_a_failed_workflow_runs_on_from_where_it_failed(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").step("last", ["body"], inputs="value")
+    graph.step("alert", ["a", "b", "body", "last"], inputs="error", kind="error").enqueue()
+    store = graph.store
+    assert graph.run(failing=["b"]) == ["a", "b", "alert"]
+    assert store.run(workflows.retry_workflow(store.queries, graph.id)) == 3
+    assert graph.state == "running"
+    assert graph.run() == ["b", "body", "last"]
+    assert json.loads(graph.outcome("body")[0]) == "body"
+    assert graph.states["alert"] == "skipped"
+    assert graph.state == "succeeded"
+    assert store.run(workflows.retry_workflow(store.queries, graph.id)) == 0
+
+
+def test_a_join_counts_afresh_when_it_fails_twice(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").enqueue()
+    found = graph.claim()
+    store = graph.store
+    graph.fail(found["a"])
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    graph.finish(found["b"], "B")
+    assert graph.run(failing=["a"]) == ["a"]
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == ["a", "body"]
+
+
+def test_one_job_of_a_workflow_revived(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], inputs="value").enqueue()
+    graph.run(failing=["a"])
+    store = graph.store
+    assert store.run(jobs.revive_jobs(store.queries, [graph.ids["a"]])) == [graph.ids["a"]]
+    assert graph.run() == ["a", "b"]
+    assert graph.state == "succeeded"
+
+
+def _saga(graph: Graph) -> Graph:
+    graph.step("pay").step("ship", ["pay"]).step("tell", ["ship"])
+    graph.step("settle", ["pay", "ship", "tell"], run="settle", kind="order", policy="ignore")
+    graph.step("recall", ["settle"], kind="order", policy="ignore", compensates="ship")
+    graph.step("refund", ["settle", "recall"], kind="order", policy="ignore", compensates="pay")
+    return graph.enqueue()
+
+
+def test_compensations_run_backwards(graph: Graph) -> None:
+    assert _saga(graph).run(failing=["tell"]) == ["pay", "ship", "tell", "recall", "refund"]
+    assert graph.state == "failed"
+
+
+def test_only_what_succeeded_is_compensated(graph: Graph) -> None:
+    assert _saga(graph).run(failing=["ship"]) == ["pay", "ship", "refund"]
+    assert graph.states["recall"] == "skipped"
+
+
+def test_nothing_is_compensated_when_all_is_well(graph: Graph) -> None:
+    assert _saga(graph).run() == ["pay", "ship", "tell"]
+    assert graph.states["recall"] == graph.states["refund"] == "skipped"
+    assert graph.state == "succeeded"
+
+
+def test_a_failed_compensation_does_not_stop_the_others(graph: Graph) -> None:
+    assert _saga(graph).run(failing=["tell", "recall"]) == ["pay", "ship", "tell", "recall", "refund"]
+
+
+def test_a_compensated_workflow_runs_again_from_what_was_undone(graph: Graph) -> None:
+    _saga(graph).run(failing=["tell"])
+    store = graph.store
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert sorted(graph.run()) == ["pay", "ship", "tell"]
+    assert graph.state == "succeeded"
+
+
+def test_a_cancelled_saga_is_compensated(graph: Graph) -> None:
+    _saga(graph)
+    graph.finish(graph.claim()["pay"])
+    store = graph.store
+    store.run(workflows.cancel_workflow(store.queries, graph.id))
+    assert graph.run() == ["refund"]
+
+
+def test_steps_are_added_while_it_runs(graph: Graph) -> None:
+    graph.step("a").step("b").enqueue()
+    found = graph.claim()
+    graph.finish(found["a"], "A")
+    graph.step("after_both", ["a", "b"], inputs="list").step("after_a", ["a"], inputs="value").enqueue()
+    assert graph.states["after_a"] == "available"
+    graph.finish(found["b"], "B")
+    given = {name: json.loads(one.job.args or "") for name, one in graph.claim().items()}
+    assert given == {"after_both": [["A", "B"]], "after_a": ["A"]}
+
+
+def test_steps_are_not_added_to_strangers(graph: Graph) -> None:
+    graph.step("a").enqueue()
+    stranger = Graph(graph.store, new_job_id())
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="there is none of this id"):
+        stranger.step("b").enqueue()
+    other = Graph(graph.store).step("x").enqueue()
+    other.ids["a"] = graph.ids["a"]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="that it does not have"):
+        other.step("b", ["a"]).enqueue()
+
+
+def test_an_edge_added_while_its_parent_finishes_is_not_missed(graph: Graph) -> None:
+    graph.step("a").enqueue()
+    a = graph.claim()["a"]
+    adding = graph.store.session()
+    finishing = graph.store.session()
+    with adding.conn.transaction():
+        added = Graph(adding, graph.id)
+        added.ids["a"] = graph.ids["a"]
+        added.step("b", ["a"], inputs="value").enqueue()
+        done = finishing.start(lambda: graph.finish(a, "A", finishing), graph.store)
+    done.result(10)
+    graph.ids.update(added.ids)
+    assert json.loads(graph.claim()["b"].job.args or "") == ["A"]
+
+
+def test_members_that_end_in_two_transactions_at_once(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").enqueue()
+    found = graph.claim()
+    first, second = graph.store.session(), graph.store.session()
+    with first.conn.transaction():
+        graph.finish(found["a"], "A", first)
+        done = second.start(lambda: graph.finish(found["b"], "B", second), graph.store)
+    done.result(10)
+    assert json.loads(graph.claim()["body"].job.args or "") == [["A", "B"]]
+
+
+def test_a_step_deleted_by_hand_counts_as_cancelled(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").enqueue()
+    store = graph.store
+    store.rows("delete from pgqueue.live_jobs where id = %s", [graph.ids["a"]])
+    assert store.run(workflows.mend_workflows(store.queries)) == 1
+    assert graph.states["body"] == "failed"
+    assert graph.run() == ["b"]
+    assert store.run(workflows.mend_workflows(store.queries)) == 0
+
+
+def test_results_are_there_when_the_finished_job_is_gone(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], inputs="value").enqueue()
+    graph.finish(graph.claim()["a"], "A")
+    graph.store.run(jobs.forget_job(graph.store.queries, graph.ids["a"]))
+    assert json.loads(graph.claim()["b"].job.args or "") == ["A"]
+
+
+def test_old_workflows_are_removed_when_they_are_over(graph: Graph) -> None:
+    store = graph.store
+    graph.step("a").step("b", ["a"]).enqueue()
+    running = Graph(store).step("x", run="wait").enqueue()
+    graph.run()
+    store.rows("update pgqueue.workflows set created_at = created_at - interval '1 day'")
+    assert store.run(workflows.prune_workflows(store.queries, 100)) == 0
+    store.rows("update pgqueue.workflow_results set finished_at = finished_at - interval '1 day'")
+    assert store.run(workflows.prune_workflows(store.queries, 100)) == 1
+    left = store.rows(
+        "select (select count(*) from pgqueue.workflows), (select count(*) from pgqueue.workflow_edges),"
+        " (select count(*) from pgqueue.workflow_joins), (select count(*) from pgqueue.workflow_results)"
+    )
+    assert left == [(1, 0, 1, 0)]
+    assert running.state == "running"
+
+
+def test_a_rollback_leaves_nothing(graph: Graph) -> None:
+    store = graph.store
+    with store.conn.transaction(force_rollback=True):
+        graph.step("a").step("b", ["a"]).enqueue()
+    assert store.rows("select count(*) from pgqueue.workflows union all select count(*) from pgqueue.live_jobs") == [
+        (0,),
+        (0,),
+    ]
+
+
+def _make_due(graph: Graph, name: str) -> None:
+    graph.store.rows("update pgqueue.live_jobs set run_at = clock_timestamp() where id = %s", [graph.ids[name]])
