@@ -10,7 +10,7 @@ from pgqueue.job import NewJob
 
 __all__ = ["EdgeKind", "EdgePolicy", "NewEdge", "NewStep", "NewWorkflow", "StepInputs", "StepRun"]
 
-EdgeKind = Literal["value", "order", "error"]
+EdgeKind = Literal["value", "order", "when", "error"]
 EdgePolicy = Literal["stop", "value", "ignore"]
 StepInputs = Literal["value", "list", "args", "names", "error"]
 StepRun = Literal["gather", "pass", "sleep", "wait", "settle"]
@@ -19,7 +19,8 @@ StepRun = Literal["gather", "pass", "sleep", "wait", "settle"]
 class NewEdge(NamedTuple):
     """What makes one step wait for another.
 
-    kind: `value` passes the parent's result on, `order` only waits for it, `error` releases a callback when it fails.
+    kind: `value` passes the parent's result on, `order` only waits for it, `when` skips the child if the result is
+    false, `error` releases a callback when it fails.
     policy: what a parent that did not succeed means: `stop` ends the child too, `value` passes the error on as a
     value, `ignore` passes None.
     """

@@ -393,9 +393,11 @@ begin
                              where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
         exit when v_children = '{}';
         update pgqueue.workflow_joins j set
-            remaining = j.remaining - a.ended, skipped = j.skipped + a.skipped, cause_id = coalesce(j.cause_id, a.cause_id)
+            remaining = j.remaining - a.ended, skipped = j.skipped + case when a.refused then j.total else a.skipped end,
+            cause_id = coalesce(j.cause_id, a.cause_id)
         from (
             select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
                    (array_agg(r.job_id) filter (where case e.kind
                         when 'error' then r.state = 'failed' and not r.propagated
                         else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
@@ -409,7 +411,7 @@ begin
                     else j.cause_id is null and j.remaining = 0 and (j.skipped < j.total or j.total = 0) end),
                array_agg(j.job_id) filter (where j.inputs is distinct from 'error' and j.cause_id is not null),
                array_agg(j.job_id order by j.job_id) filter (where j.cause_id is null and j.remaining = 0
-                    and (j.inputs = 'error' or j.skipped = j.total and j.total > 0))
+                    and (j.inputs = 'error' or j.skipped >= j.total and j.total > 0))
         into v_ready, v_stopped, v_skipped
         from pgqueue.workflow_joins j where j.job_id = any (v_children);
 
@@ -506,7 +508,9 @@ declare
     v_keep interval;
     v_count integer;
 begin
-    update pgqueue.workflows w set cancelled_at = clock_timestamp() where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
+    update pgqueue.workflows w set cancelled_at = clock_timestamp()
+    where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
+      and exists (select from unnest(w.job_ids) i (id) join pgqueue.live_jobs j on j.id = i.id)
     returning w.job_ids, w.keep into v_ids, v_keep;
     if not found then
         return 0;
@@ -1420,6 +1424,15 @@ begin
     return exists (select from pgqueue.finished_jobs f where f.id = p_id);
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.is_refusal(p_state text, p_result json)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select p_state = 'succeeded' and coalesce(p_result::text, 'null') in ('null', 'false', '0', '0.0', '-0.0', '""', '[]', '{}')
+$function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.is_tolerated(p_id uuid)
  RETURNS boolean
  LANGUAGE sql
@@ -1429,7 +1442,7 @@ AS $function$
     select coalesce(bool_and(e.policy <> 'stop'), false)
     from pgqueue.workflow_edges e
     left join pgqueue.workflow_joins s on s.job_id = e.child_id
-    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle'
+    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle' and s.compensates is null
 $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
@@ -1896,10 +1909,12 @@ begin
         select array_agg(job_id order by job_id) into v_again from again;
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
-            state = 'waiting', remaining = j.total - coalesce(e.ended, 0), skipped = coalesce(e.skipped, 0), cause_id = null, event = null
+            state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
+            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null, event = null
         from unnest(v_again) n (id)
         left join lateral (
-            select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped
+            select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused
             from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
             where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
         where j.job_id = n.id;

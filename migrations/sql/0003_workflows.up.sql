@@ -17,7 +17,7 @@ create table pgqueue.workflow_edges (
     child_id      uuid        not null,
     position      integer     not null,                -- of the parent among the parents of the child
     parent_id     uuid        not null,
-    kind          text        not null,                -- value, order, error
+    kind          text        not null,                -- value, order, when, error
     policy        text        not null,                -- stop, value, ignore: when the parent did not succeed
     constraint workflow_edges_pkey primary key (workflow_id, child_id, position)
 );
@@ -267,9 +267,11 @@ begin
                              where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
         exit when v_children = '{}';
         update pgqueue.workflow_joins j set
-            remaining = j.remaining - a.ended, skipped = j.skipped + a.skipped, cause_id = coalesce(j.cause_id, a.cause_id)
+            remaining = j.remaining - a.ended, skipped = j.skipped + case when a.refused then j.total else a.skipped end,
+            cause_id = coalesce(j.cause_id, a.cause_id)
         from (
             select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
                    (array_agg(r.job_id) filter (where case e.kind
                         when 'error' then r.state = 'failed' and not r.propagated
                         else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
@@ -283,7 +285,7 @@ begin
                     else j.cause_id is null and j.remaining = 0 and (j.skipped < j.total or j.total = 0) end),
                array_agg(j.job_id) filter (where j.inputs is distinct from 'error' and j.cause_id is not null),
                array_agg(j.job_id order by j.job_id) filter (where j.cause_id is null and j.remaining = 0
-                    and (j.inputs = 'error' or j.skipped = j.total and j.total > 0))
+                    and (j.inputs = 'error' or j.skipped >= j.total and j.total > 0))
         into v_ready, v_stopped, v_skipped
         from pgqueue.workflow_joins j where j.job_id = any (v_children);
 
@@ -300,6 +302,13 @@ begin
         end if;
     end loop;
 end $$;
+
+-- Whether a condition did not hold: what Python counts as false.
+create function pgqueue.is_refusal(p_state text, p_result json) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp as $$
+    select p_state = 'succeeded' and coalesce(p_result::text, 'null') in ('null', 'false', '0', '0.0', '-0.0', '""', '[]', '{}')
+$$;
 
 -- Ends steps whose parent did not succeed, and all that follow from them by edges of the policy `stop`, however many
 -- links away. Returns them. A list of results that misses one is a ChordError; else the parent's error passes through.
@@ -461,7 +470,7 @@ set search_path = pg_catalog, pgqueue, pg_temp as $$
     select coalesce(bool_and(e.policy <> 'stop'), false)
     from pgqueue.workflow_edges e
     left join pgqueue.workflow_joins s on s.job_id = e.child_id
-    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle'
+    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle' and s.compensates is null
 $$;
 
 -- Whether a step failed that no edge lets pass.
@@ -555,7 +564,9 @@ declare
     v_keep interval;
     v_count integer;
 begin
-    update pgqueue.workflows w set cancelled_at = clock_timestamp() where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
+    update pgqueue.workflows w set cancelled_at = clock_timestamp()
+    where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
+      and exists (select from unnest(w.job_ids) i (id) join pgqueue.live_jobs j on j.id = i.id)
     returning w.job_ids, w.keep into v_ids, v_keep;
     if not found then
         return 0;
@@ -627,10 +638,12 @@ begin
         select array_agg(job_id order by job_id) into v_again from again;
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
-            state = 'waiting', remaining = j.total - coalesce(e.ended, 0), skipped = coalesce(e.skipped, 0), cause_id = null, event = null
+            state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
+            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null, event = null
         from unnest(v_again) n (id)
         left join lateral (
-            select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped
+            select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused
             from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
             where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
         where j.job_id = n.id;

@@ -37,6 +37,7 @@ class Graph:
         kind: EdgeKind = "value",
         policy: EdgePolicy = "stop",
         compensates: str | None = None,
+        also: Sequence[tuple[str, EdgeKind]] = (),
         **fields: Any,
     ) -> "Graph":
         job = NewJob(id=new_job_id(), task=f"pgqueue.{run}" if run else name, queue="default", **fields)
@@ -46,6 +47,7 @@ class Graph:
         undone = None if compensates is None else self.ids[compensates]
         self._steps.append(NewStep(job, name, inputs, run, undone))
         self._edges += [NewEdge(self.ids[one], job.id, place, kind, policy) for place, one in enumerate(after)]
+        self._edges += [NewEdge(self.ids[one], job.id, len(after) + n, other) for n, (one, other) in enumerate(also)]
         return self
 
     def enqueue(self, deadline_in: float | None = None) -> "Graph":
@@ -256,6 +258,33 @@ def test_a_skipped_parent_counts_as_done_unless_all_are(graph: Graph) -> None:
     assert json.loads(graph.claim()["both"].job.args or "") == [[None, "B"]]
 
 
+@pytest.mark.parametrize(("answer", "runs"), [(True, True), ("no", True), (False, False), (None, False), ([], False)])
+def test_a_condition_decides_whether_a_step_runs(graph: Graph, answer: Any, runs: bool) -> None:
+    graph.step("a").step("ask", ["a"], inputs="value").step("b", ["a"], inputs="value", also=[("ask", "when")])
+    graph.step("after", ["b"], inputs="value").step("both", ["a", "b"], inputs="list").enqueue()
+    ran = graph.run({"ask": answer})
+    assert ("b" in ran, "after" in ran, "both" in ran) == (runs, runs, True)
+    assert graph.states["b"] == ("succeeded" if runs else "skipped")
+    assert graph.state == "succeeded"
+
+
+def test_a_condition_that_fails_fails_its_step(graph: Graph) -> None:
+    graph.step("a").step("ask", ["a"]).step("b", ["a"], also=[("ask", "when")]).enqueue()
+    assert graph.run(failing=["ask"]) == ["a", "ask"]
+    assert graph.states["b"] == "failed"
+
+
+def test_what_a_condition_refused_stays_so_when_the_workflow_runs_on(graph: Graph) -> None:
+    graph.step("a").step("ask", ["a"], policy="ignore").step(
+        "b", ["a"], policy="ignore", also=[("ask", "when")]
+    ).enqueue()
+    assert graph.run({"ask": False}, failing=["a"]) == ["a", "ask"]
+    store = graph.store
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == ["a"]
+    assert graph.states["b"] == "skipped"
+
+
 def test_a_retry_keeps_what_the_step_was_given(graph: Graph) -> None:
     graph.step("a").step("b", ["a"], inputs="value").enqueue()
     graph.finish(graph.claim()["a"], "A")
@@ -399,6 +428,29 @@ def test_nothing_is_compensated_when_all_is_well(graph: Graph) -> None:
     assert _saga(graph).run() == ["pay", "ship", "tell"]
     assert graph.states["recall"] == graph.states["refund"] == "skipped"
     assert graph.state == "succeeded"
+
+
+def test_a_compensation_may_be_given_what_it_undoes(graph: Graph) -> None:
+    graph.step("pay").step("settle", ["pay"], run="settle", kind="order", policy="ignore").step("other")
+    graph.step("refund", ["pay"], inputs="names", policy="ignore", compensates="pay", also=[("settle", "order")])
+    graph.enqueue()
+    store = graph.store
+    found = graph.claim()
+    graph.finish(found["pay"], 17)
+    assert graph.states["refund"] == "skipped"
+    graph.finish(found["other"])
+    assert store.run(workflows.cancel_workflow(store.queries, graph.id)) == 0
+    assert graph.state == "succeeded"
+
+
+def test_a_last_step_that_fails_is_compensated_for(graph: Graph) -> None:
+    graph.step("pay").step("ship", ["pay"])
+    graph.step("settle", ["pay", "ship"], run="settle", kind="order", policy="ignore")
+    graph.step("recall", ["ship"], inputs="names", policy="ignore", compensates="ship", also=[("settle", "order")])
+    graph.step("refund", ["pay"], inputs="names", policy="ignore", compensates="pay", also=[("settle", "order")])
+    graph.enqueue()
+    assert graph.run({"pay": 17}, failing=["ship"]) == ["pay", "ship", "refund"]
+    assert graph.states["recall"] == "skipped"
 
 
 def test_a_failed_compensation_does_not_stop_the_others(graph: Graph) -> None:
