@@ -83,7 +83,10 @@ class LookRow(NamedTuple):
 
 
 class ClaimedJob(NamedTuple):
-    """One claimed job, as the claim returns it. JSON columns stay text until the job runs."""
+    """One claimed job, as the claim returns it. JSON columns stay text until the job runs.
+
+    careful: its beginning is to be recorded first, as a worker died with it.
+    """
 
     id: str
     seq: int
@@ -101,6 +104,7 @@ class ClaimedJob(NamedTuple):
     expired: bool | None
     root_id: str | None
     parent_id: str | None
+    careful: bool | None
 
 
 _id_lock = threading.RLock()  # a signal handler may enqueue while its own thread is in here

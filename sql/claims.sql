@@ -35,6 +35,10 @@ where j.state = 'running' and j.worker_id = %(worker_id)s and j.claim_token = an
 select id, outcome from pgqueue.lose_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(lost_limit)s, %(at_most_once)s::text[], %(reason)s, %(keep)s)
 
+-- name: record_jobs
+-- Fenced; attempts that begin, or have run for a while: they count as lost if this worker dies.
+select unnest(pgqueue.record_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], true))
+
 -- name: rescue_jobs
 -- Jobs of workers whose lease ran out.
 select worker_id, worker, id, outcome from pgqueue.rescue_jobs(%(lost_limit)s, %(limit)s, %(keep)s)

@@ -72,6 +72,7 @@ create table live_jobs (
     lost smallint default 0 not null,
     waited_for boolean default false not null,
     cancel_asked boolean default false not null,
+    begun boolean,
     state text not null,
     queue text not null,
     task text not null,
@@ -748,7 +749,7 @@ begin
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.claim_jobs(p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[], p_limit integer, p_excluded text[], p_due_window double precision)
- RETURNS TABLE(look_xid bigint, snapshot_xmin bigint, last_seq bigint, due_in double precision, id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint, args json, kwargs json, headers json, options json, run_at timestamp with time zone, expires_at timestamp with time zone, expired boolean, root_id uuid, parent_id uuid)
+ RETURNS TABLE(look_xid bigint, snapshot_xmin bigint, last_seq bigint, due_in double precision, id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint, args json, kwargs json, headers json, options json, run_at timestamp with time zone, expires_at timestamp with time zone, expired boolean, root_id uuid, parent_id uuid, careful boolean)
  LANGUAGE plpgsql
  ROWS 500
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
@@ -793,14 +794,15 @@ begin
                         extract(epoch from v_due - clock_timestamp())::double precision,
                         null::uuid, null::bigint, null::text, null::text, null::smallint, null::integer, null::smallint,
                         null::json, null::json, null::json, null::json, null::timestamptz, null::timestamptz,
-                        null::boolean, null::uuid, null::uuid;
+                        null::boolean, null::uuid, null::uuid, null::boolean;
     if p_limit <= 0 then
         return;
     end if;
     -- An init-plan array: no statistics can make the planner run the inner select once per row.
     return query
     update pgqueue.live_jobs j
-    set state = 'running', attempt = j.attempt + 1, worker_id = p_worker_id, claim_token = p_token, started_at = v_now
+    set state = 'running', attempt = j.attempt + 1, worker_id = p_worker_id, claim_token = p_token, started_at = v_now,
+        begun = nullif(j.begun, true)
     where j.id = any (array (
         select c.id
         from unnest(p_queues, p_priorities, p_after, p_before) l (queue, priority, after, before)
@@ -817,7 +819,8 @@ begin
               case when j.inputs is null then j.args else pgqueue.step_args(j.id, j.inputs, j.args) end,
               case when j.inputs is distinct from 'names' then j.kwargs else pgqueue.step_kwargs(j.id, j.kwargs) end,
               j.headers, j.options,
-              j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id;
+              j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id,
+              not j.begun;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.declare_schedules(p_owner text, p_fingerprint text, p_worker_id bigint, p_tasks text[], p_entries json)
@@ -1490,6 +1493,7 @@ begin
     ), back as (
         update pgqueue.live_jobs j set
             state = 'available', lost = j.lost + 1, worker_id = null, claim_token = null, started_at = null,
+            begun = false,
             progress = null, seq = pgqueue.front_place(j.seq)
         where j.id = any (array (select id from locked where not ends and not cancel_asked))
         returning j.queue
@@ -1588,6 +1592,30 @@ CREATE OR REPLACE FUNCTION pgqueue.queue_key(p_queue text)
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 RETURN (hashtext(p_queue) & 63);
+
+CREATE OR REPLACE FUNCTION pgqueue.record_jobs(p_ids uuid[], p_tokens bigint[], p_begun boolean)
+ RETURNS uuid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_ids uuid[];
+begin
+    select array_agg(k.id) into v_ids
+    from (select * from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
+    cross join lateral (
+        select j.id from pgqueue.live_jobs j
+        where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
+        offset 0 for update of j) k;
+    update pgqueue.live_jobs j set begun = p_begun where j.id = any (v_ids);
+    return v_ids;
+end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.release_at_once(p_workflow_id uuid, p_ids uuid[], p_waits integer[], p_runs text[], p_kept timestamp with time zone)
  RETURNS void
@@ -1740,6 +1768,9 @@ declare
     v_worker pgqueue.workers;
     v_ids uuid[];
     v_tokens bigint[];
+    v_idle uuid[];
+    v_idle_tokens bigint[];
+    v_gone uuid[];
 begin
     for v_worker in
         select w.* from pgqueue.workers w
@@ -1751,15 +1782,24 @@ begin
             perform pg_terminate_backend(a.pid) from pg_stat_activity a
             where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database() and a.usename = current_user;
         end if;
-        select array_agg(r.id), array_agg(r.claim_token) into v_ids, v_tokens from (
-            select j.id, j.claim_token from pgqueue.live_jobs j
-            where j.state = 'running' and j.worker_id = v_worker.id order by j.id limit p_limit) r;
-        if v_ids is null then
+        select array_agg(r.id) filter (where r.begun), array_agg(r.claim_token) filter (where r.begun),
+               array_agg(r.id) filter (where not r.begun), array_agg(r.claim_token) filter (where not r.begun)
+        into v_ids, v_tokens, v_idle, v_idle_tokens from (
+            select j.id, j.claim_token, coalesce(j.begun, false) as begun from pgqueue.live_jobs j
+            where j.state = 'running' and j.worker_id = v_worker.id order by j.id limit p_limit for update of j) r;
+        if v_ids is null and v_idle is null then
             update pgqueue.workers w set rescued_at = clock_timestamp() where w.id = v_worker.id;
-        else
+        end if;
+        if v_ids is not null then
             return query select v_worker.id, v_worker.name, l.id, l.outcome
             from pgqueue.lose_jobs(v_ids, v_tokens, p_lost_limit, v_worker.at_most_once,
                                    format('worker %s died', v_worker.name), p_keep) l;
+        end if;
+        if v_idle is not null then
+            perform pgqueue.record_jobs(v_idle, v_idle_tokens, false);
+            v_gone := pgqueue.release_jobs(v_idle, v_idle_tokens, p_keep);
+            return query select v_worker.id, v_worker.name, u, coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
+            from unnest(v_idle) u where u <> all (v_gone);
         end if;
     end loop;
 end $function$;

@@ -17,6 +17,7 @@ create table pgqueue.live_jobs (
     lost          smallint    not null default 0,      -- attempts that ended with their worker
     waited_for    boolean     not null default false,  -- somebody waits for the result
     cancel_asked  boolean     not null default false,
+    begun         boolean,                             -- true: recorded that this attempt began; false: to be recorded first
     state         text        not null,                -- waiting, scheduled, available, running
     queue         text        not null,
     task          text        not null,
@@ -354,7 +355,7 @@ create function pgqueue.claim_jobs(
     look_xid bigint, snapshot_xmin bigint, last_seq bigint, due_in double precision,
     id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint,
     args json, kwargs json, headers json, options json, run_at timestamptz, expires_at timestamptz, expired boolean,
-    root_id uuid, parent_id uuid
+    root_id uuid, parent_id uuid, careful boolean
 )
 language plpgsql rows 500
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -393,14 +394,15 @@ begin
                         extract(epoch from v_due - clock_timestamp())::double precision,
                         null::uuid, null::bigint, null::text, null::text, null::smallint, null::integer, null::smallint,
                         null::json, null::json, null::json, null::json, null::timestamptz, null::timestamptz,
-                        null::boolean, null::uuid, null::uuid;
+                        null::boolean, null::uuid, null::uuid, null::boolean;
     if p_limit <= 0 then
         return;
     end if;
     -- An init-plan array: no statistics can make the planner run the inner select once per row.
     return query
     update pgqueue.live_jobs j
-    set state = 'running', attempt = j.attempt + 1, worker_id = p_worker_id, claim_token = p_token, started_at = v_now
+    set state = 'running', attempt = j.attempt + 1, worker_id = p_worker_id, claim_token = p_token, started_at = v_now,
+        begun = nullif(j.begun, true)
     where j.id = any (array (
         select c.id
         from unnest(p_queues, p_priorities, p_after, p_before) l (queue, priority, after, before)
@@ -417,7 +419,8 @@ begin
               case when j.inputs is null then j.args else pgqueue.step_args(j.id, j.inputs, j.args) end,
               case when j.inputs is distinct from 'names' then j.kwargs else pgqueue.step_kwargs(j.id, j.kwargs) end,
               j.headers, j.options,
-              j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id;
+              j.run_at, j.expires_at, case when j.expires_at <= v_now then true end, j.root_id, j.parent_id,
+              not j.begun;
 end $$;
 
 -- Per lane the first place above `after` that is still available, whoever may be claiming it; null when there is none.
@@ -638,6 +641,7 @@ begin
     ), back as (
         update pgqueue.live_jobs j set
             state = 'available', lost = j.lost + 1, worker_id = null, claim_token = null, started_at = null,
+            begun = false,
             progress = null, seq = pgqueue.front_place(j.seq)
         where j.id = any (array (select id from locked where not ends and not cancel_asked))
         returning j.queue
@@ -656,6 +660,28 @@ begin
     return query select * from unnest(v_ids, v_outcomes);
 end $$;
 
+-- Which attempts have begun is known for certain where that was recorded: before they began where `claim_jobs` said
+-- `careful` and for tasks that must not run again, after a moment for others. So one that was not recorded has not begun,
+-- or ran for a moment only: it goes back as if it had not been claimed, and is recorded before it begins from then on.
+-- Returns the ids that matched the fence.
+create function pgqueue.record_jobs(p_ids uuid[], p_tokens bigint[], p_begun boolean) returns uuid[]
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_ids uuid[];
+begin
+    select array_agg(k.id) into v_ids
+    from (select * from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
+    cross join lateral (
+        select j.id from pgqueue.live_jobs j
+        where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
+        offset 0 for update of j) k;
+    update pgqueue.live_jobs j set begun = p_begun where j.id = any (v_ids);
+    return v_ids;
+end $$;
+
 -- Declares workers whose lease ran out dead, ends their database sessions, and gives their jobs back, a bounded number
 -- at a time. Any worker may call it; each dead worker is handled by one caller at a time.
 -- It runs where leases are renewed, and so waits for no lock longer than two seconds.
@@ -669,6 +695,9 @@ declare
     v_worker pgqueue.workers;
     v_ids uuid[];
     v_tokens bigint[];
+    v_idle uuid[];
+    v_idle_tokens bigint[];
+    v_gone uuid[];
 begin
     for v_worker in
         select w.* from pgqueue.workers w
@@ -680,15 +709,24 @@ begin
             perform pg_terminate_backend(a.pid) from pg_stat_activity a
             where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database() and a.usename = current_user;
         end if;
-        select array_agg(r.id), array_agg(r.claim_token) into v_ids, v_tokens from (
-            select j.id, j.claim_token from pgqueue.live_jobs j
-            where j.state = 'running' and j.worker_id = v_worker.id order by j.id limit p_limit) r;
-        if v_ids is null then
+        select array_agg(r.id) filter (where r.begun), array_agg(r.claim_token) filter (where r.begun),
+               array_agg(r.id) filter (where not r.begun), array_agg(r.claim_token) filter (where not r.begun)
+        into v_ids, v_tokens, v_idle, v_idle_tokens from (
+            select j.id, j.claim_token, coalesce(j.begun, false) as begun from pgqueue.live_jobs j
+            where j.state = 'running' and j.worker_id = v_worker.id order by j.id limit p_limit for update of j) r;
+        if v_ids is null and v_idle is null then
             update pgqueue.workers w set rescued_at = clock_timestamp() where w.id = v_worker.id;
-        else
+        end if;
+        if v_ids is not null then
             return query select v_worker.id, v_worker.name, l.id, l.outcome
             from pgqueue.lose_jobs(v_ids, v_tokens, p_lost_limit, v_worker.at_most_once,
                                    format('worker %s died', v_worker.name), p_keep) l;
+        end if;
+        if v_idle is not null then
+            perform pgqueue.record_jobs(v_idle, v_idle_tokens, false);
+            v_gone := pgqueue.release_jobs(v_idle, v_idle_tokens, p_keep);
+            return query select v_worker.id, v_worker.name, u, coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
+            from unnest(v_idle) u where u <> all (v_gone);
         end if;
     end loop;
 end $$;

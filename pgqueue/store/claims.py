@@ -19,6 +19,7 @@ __all__ = [
     "first_places",
     "held_jobs",
     "lose_jobs",
+    "record_jobs",
     "release_claims",
     "release_jobs",
     "rescue_jobs",
@@ -164,6 +165,11 @@ def lose_jobs(
         },
         lambda rows: [(str(row[0]), row[1]) for row in rows],
     )
+
+
+def record_jobs(queries: Queries, fence: Fence) -> Statement[set[str]]:
+    """Record that attempts begin, or have begun; returns the ids of those that are still this worker's."""
+    return Statement(queries["record_jobs"], _fence(fence), lambda rows: set(_ids(rows)))
 
 
 def rescue_jobs(

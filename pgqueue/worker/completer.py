@@ -16,7 +16,7 @@ import psycopg
 
 from pgqueue.codec import clean_text, encode_error
 from pgqueue.errors import PgQueueError
-from pgqueue.store.claims import finish_jobs, finished_attempts, lose_jobs, release_jobs, retry_jobs
+from pgqueue.store.claims import finish_jobs, finished_attempts, lose_jobs, record_jobs, release_jobs, retry_jobs
 from pgqueue.store.jobs import update_progress
 from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
@@ -30,6 +30,7 @@ logger = logging.getLogger("pgqueue.worker")
 BATCH = 500
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
 Entry = tuple[Held, tuple[Any, ...]]  # an attempt, and (kind, ...) of its outcome
+Recorded = Callable[[list[Held], set[str]], None]  # called with attempts and the ids of those that are still ours
 
 
 class Completer:
@@ -61,6 +62,7 @@ class Completer:
         self._on_progress = on_progress
         self._entries: deque[Entry] = deque()
         self._progress: dict[str, tuple[int, str]] = {}
+        self._begun: deque[tuple[list[Held], Recorded | None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._connection: PatientConnection | None = None
@@ -100,6 +102,11 @@ class Completer:
         self._progress[job_id] = (token, progress)
         self._wake.set()
 
+    def record(self, begun: list[Held], then: Recorded | None) -> None:
+        """Record that attempts begin, or have begun, and call `then` from this thread; safe from any thread."""
+        self._begun.append((begun, then))
+        self._wake.set()
+
     def _work(self) -> None:
         delay = 0.1
         while True:
@@ -109,7 +116,7 @@ class Completer:
                 if self._connection is None and not self._stopping:
                     self._connection = self._connect()
                     self._on_progress()
-                while self._entries or self._progress:
+                while self._entries or self._progress or self._begun:
                     self._write_some()
                     delay = 0.1
             except psycopg.OperationalError as error:
@@ -131,6 +138,7 @@ class Completer:
                 return
 
     def _write_some(self) -> None:
+        self._record()
         self._write_progress()
         batch: list[Entry] = []
         entries = self._entries
@@ -154,6 +162,18 @@ class Completer:
         finally:
             self.writing = 0
         self._on_progress()
+
+    def _record(self) -> None:
+        if not self._begun:
+            return
+        batches = list(self._begun)
+        ours = self._run(record_jobs(self._queries, [held.fence for begun, _ in batches for held in begun]))
+        for begun, then in batches:
+            self._begun.popleft()
+            for held in begun:
+                held.recorded = True
+            if then is not None:
+                then(begun, ours)
 
     def _write_progress(self) -> None:
         while self._progress:

@@ -10,18 +10,20 @@ class Held:
     """One attempt that this worker owns until its outcome is written.
 
     Attributes:
-        number: the worker's own number of it, unique and ascending.
+        number: its pool's own number of it, unique; those sent to one host ascend. 0: not sent yet.
         job: as claimed.
         token: the fence of its claim.
+        recorded: the database knows that it begins.
         end: the outcome it will have when its process is killed for a reason; None: it counts as lost.
     """
 
-    __slots__ = ("end", "job", "number", "token")
+    __slots__ = ("end", "job", "number", "recorded", "token")
 
-    def __init__(self, number: int, job: ClaimedJob, token: int) -> None:
-        self.number = number
+    def __init__(self, job: ClaimedJob, token: int) -> None:
+        self.number = 0
         self.job = job
         self.token = token
+        self.recorded = False
         self.end: tuple[object, ...] | None = None
 
     @property

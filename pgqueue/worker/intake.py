@@ -27,6 +27,7 @@ class Intake:
     Args:
         pools: by kind; may be filled later.
         kinds: the kind of pool of each task.
+        at_most_once: tasks whose beginning is recorded first.
         claim_batch: upper bound of one claim.
         finish: takes outcomes of jobs that are not to run here.
     """
@@ -35,14 +36,15 @@ class Intake:
         self,
         pools: Mapping[str, Pool],
         kinds: Mapping[str, str],
+        at_most_once: frozenset[str],
         claim_batch: int,
         finish: Callable[[Iterable[Entry]], None],
     ) -> None:
         self._pools = pools
         self._kinds = kinds
+        self._at_most_once = at_most_once
         self._claim_batch = claim_batch
         self._finish = finish
-        self._numbers = 0
         self.unknown: set[str] = set()
 
     def room(self) -> tuple[int, list[str]]:
@@ -57,11 +59,10 @@ class Intake:
     def take(self, token: int, jobs: list[ClaimedJob]) -> None:
         """Take the jobs of one claim."""
         by_kind: dict[str, list[Held]] = {}
+        careful: dict[str, list[Held]] = {}
         ended: list[Entry] = []
-        number = self._numbers
         for job in jobs:
-            number += 1
-            held = Held(number, job, token)
+            held = Held(job, token)
             kind = self._kinds.get(job.task)
             if kind is None:
                 ended.append((held, ("released",)))
@@ -73,9 +74,12 @@ class Intake:
                     )
             elif job.expired:
                 ended.append((held, ("expired", None, None)))
+            elif job.careful or job.task in self._at_most_once:
+                careful.setdefault(kind, []).append(held)
             else:
                 by_kind.setdefault(kind, []).append(held)
-        self._numbers = number
+        for kind, batch in careful.items():
+            self._pools[kind].offer((), careful=batch)
         for kind, batch in by_kind.items():
             self._pools[kind].offer(batch)
         if ended:
@@ -102,11 +106,11 @@ class Intake:
         """
         if unheard and worker_id is not None:
             run(connection, release_claims(queries, worker_id, unheard, keep_seconds))
-        held = {attempt.number: attempt for pool in self._pools.values() for attempt in pool.held()}
+        held = [attempt for pool in self._pools.values() for attempt in pool.held()]
         if not held:
             return
-        kept = run(connection, held_jobs(queries, [attempt.fence for attempt in held.values()]))
-        lost = {number for number, attempt in held.items() if attempt.job.id not in kept}
+        kept = run(connection, held_jobs(queries, [attempt.fence for attempt in held]))
+        lost = {attempt for attempt in held if attempt.job.id not in kept}
         if lost:
             logger.warning("%d claimed jobs are no longer ours", len(lost))
             for pool in self._pools.values():

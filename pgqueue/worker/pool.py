@@ -4,19 +4,21 @@ Buffer and hosts' own queues are bounded by time, not by number: about a second 
 it in a child, as measured from the jobs that ended before.
 """
 
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pgqueue.codec import encode_error
 from pgqueue.errors import TaskRevokedError, TimeLimitExceeded
-from pgqueue.worker.completer import Entry
+from pgqueue.worker.completer import Entry, Recorded
 from pgqueue.worker.held import Held
 from pgqueue.worker.hosts import ChildHost, Host
+from pgqueue.worker.station import Station
 
-__all__ = ["Pool", "Station"]
+__all__ = ["Pool"]
 
 logger = logging.getLogger("pgqueue.worker")
 
@@ -27,28 +29,6 @@ HOST_AHEAD_JOBS = 255
 RECALL_SECONDS = 0.25
 # A loop ends coroutines at their limits by itself; one that does not is ended with its process.
 LOOP_GRACE_SECONDS = 1.0
-
-
-class Station:
-    """A host with the attempts that were sent to it.
-
-    Attributes:
-        quota: jobs that may still be sent to it (max_tasks_per_child).
-        done: outcomes it reported.
-        retiring: it gets no more jobs and ends when idle.
-        recalled: it was asked for what it has not started.
-        stuck: all that it runs runs long; nothing is to wait behind that.
-    """
-
-    def __init__(self, host: Host, slots: int, quota: int) -> None:
-        self.host = host
-        self.slots = slots
-        self.quota = quota
-        self.sent: dict[int, Held] = {}
-        self.done = 0
-        self.retiring = False
-        self.recalled = False
-        self.stuck = False
 
 
 class Pool:
@@ -66,6 +46,7 @@ class Pool:
         settled: takes the number of jobs that recorded their end themselves.
         has_room: called when jobs may be claimed again.
         at_most_once: whether a task must not run again when its process died.
+        record: writes that attempts begin, and then calls back with them and the ids of those that are still ours.
     """
 
     def __init__(
@@ -81,6 +62,7 @@ class Pool:
         settled: Callable[[int], None],
         has_room: Callable[[], None],
         at_most_once: Callable[[str], bool],
+        record: Callable[[list[Held], Recorded | None], None],
     ) -> None:
         self.kind = kind
         self.concurrency = concurrency
@@ -92,8 +74,12 @@ class Pool:
         self._settled = settled
         self._has_room = has_room
         self._at_most_once = at_most_once
+        self._record = record
         self._lock = threading.RLock()
         self._buffer: deque[Held] = deque()
+        self._careful: deque[Held] = deque()  # to be recorded when there is a slot for them
+        self._recording: set[Held] = set()
+        self._numbers = itertools.count(1)
         self._load = 0
         self._job_seconds: float | None = None  # moving average of run time per job
         self.closed = False
@@ -126,38 +112,68 @@ class Pool:
             return 0
         return target - load
 
-    def offer(self, held: Iterable[Held]) -> None:
-        """Take claimed jobs and hand them to hosts as these have room."""
+    def offer(self, held: Sequence[Held], careful: Sequence[Held] = ()) -> None:
+        """Take claimed jobs and hand them to hosts as these have room, careful ones after they were recorded."""
         with self._lock:
-            before = len(self._buffer)
             self._buffer.extend(held)
-            self._load += len(self._buffer) - before
+            self._careful.extend(careful)
+            self._load += len(held) + len(careful)
             self._feed()
 
     def _feed(self) -> None:
+        if self._careful and not self.closed:
+            self._record_next()
         buffer = self._buffer
         if not buffer or self.closed:
             return
         ahead = 0
         if self._job_seconds is not None:
             ahead = min(HOST_AHEAD_JOBS, int(HOST_AHEAD_SECONDS / max(self._job_seconds, 1e-6)))
-        stations = [s for s in self.stations if s.host.ready and not s.retiring and not s.recalled]
+        stations = [station for station in self.stations if station.open]
+        reserved = len(self._recording)
+        if reserved or self._careful:
+            ahead = 0  # what is recorded is to begin, and not to wait
         # First everyone something to do, then something to go on with.
         for share in (1, 1 + ahead) if ahead else (1,):
             for station in stations:
                 if share > 1 and station.stuck:
                     continue
                 room = station.slots * share - len(station.sent)
+                if reserved and room > 0:
+                    kept = min(reserved, room)
+                    reserved -= kept
+                    room -= kept
                 if share > 1 and room * 2 < station.slots * share:
                     continue  # it has enough to go on with: jobs travel in batches
                 count = min(room, len(buffer), station.quota)
                 if count > 0:
                     batch = [buffer.popleft() for _ in range(count)]
-                    station.quota -= count
-                    station.sent.update((held.number, held) for held in batch)
-                    station.host.send([held.to_run() for held in batch])
+                    station.send(batch, self._numbers)
             if not buffer:
                 return
+
+    def _record_next(self) -> None:
+        free = sum(station.free for station in self.stations if station.open) - len(self._recording)
+        batch = [self._careful.popleft() for _ in range(min(free, len(self._careful)))]
+        if batch:
+            self._recording.update(batch)
+            self._record(batch, self._recorded)
+
+    def _recorded(self, batch: list[Held], ours: set[str]) -> None:
+        """Their beginning is recorded: they run, unless they were given up, cancelled or lost meanwhile."""
+        with self._lock:
+            awaited = self._recording.intersection(batch)
+            self._recording -= awaited
+            ended = [(held, held.end) for held in awaited if held.end is not None]
+            begin = [held for held in batch if held in awaited and held.end is None and held.job.id in ours]
+            self._load -= len(awaited) - len(begin)
+            self._buffer.extendleft(reversed(begin))
+            self._feed()
+            room = self.room() > 0
+        if ended:
+            self._finish(ended)
+        if room:
+            self._has_room()
 
     # -- messages of hosts ----------------------------------------------------------------------------------------
 
@@ -189,9 +205,8 @@ class Pool:
         self._job_seconds = each if known is None else 0.8 * known + 0.2 * each
         entries: list[Entry] = []
         settled = 0
-        sent = station.sent
         for outcome in outcomes:
-            held = sent.pop(outcome[0], None)
+            held = station.sent.pop(outcome[0], None)
             if held is None:
                 continue
             self._load -= 1
@@ -259,6 +274,9 @@ class Pool:
             for station in self.stations:
                 if not station.sent:
                     continue
+                if late := station.unrecorded(now):
+                    self._record(late, None)
+                watch = watch or station.to_record
                 waiting = len(station.sent) > station.slots
                 running = station.host.board.running()
                 for number, since in running:
@@ -297,10 +315,15 @@ class Pool:
         """End these jobs, wherever they are in this pool."""
         error = encode_error(TaskRevokedError("cancelled on request"))
         with self._lock:
-            waiting = [held for held in self._buffer if held.job.id in job_ids]
-            for held in waiting:
-                self._buffer.remove(held)
-                self._load -= 1
+            waiting = []
+            for queue in (self._buffer, self._careful):
+                for held in [held for held in queue if held.job.id in job_ids]:
+                    queue.remove(held)
+                    waiting.append(held)
+            self._load -= len(waiting)
+            for held in self._recording:
+                if held.job.id in job_ids:
+                    held.end = ("cancelled", error, None)
             for station in self.stations:
                 for held in list(station.sent.values()):
                     if held.job.id in job_ids and held.end is None:
@@ -318,7 +341,8 @@ class Pool:
     def give_up(self) -> None:
         """Decide the end of everything that still runs: it goes back in line, or is lost where it may run only once."""
         with self._lock:
-            entries: list[Entry] = []
+            entries: list[Entry] = [(held, held.end or ("released",)) for held in self._recording]
+            self._recording.clear()
             for station in self.stations:
                 started = station.host.board.started
                 for number, held in station.sent.items():
@@ -334,8 +358,9 @@ class Pool:
         """Take no more jobs; returns those that were not started here, and recalls those that wait in hosts."""
         with self._lock:
             self.closed = True
-            waiting = list(self._buffer)
+            waiting = [*self._buffer, *self._careful]
             self._buffer.clear()
+            self._careful.clear()
             self._load -= len(waiting)
             for station in self.stations:
                 if len(station.sent) > 0 and station.host.ready:
@@ -353,7 +378,8 @@ class Pool:
     def forget(self) -> None:
         """Drop everything: the worker lost its lease, and all these attempts are others' now."""
         with self._lock:
-            self._buffer.clear()
+            for waiting in (self._buffer, self._careful, self._recording):
+                waiting.clear()
             for station in self.stations:
                 station.sent.clear()
             self._load = 0
@@ -361,11 +387,14 @@ class Pool:
     def held(self) -> list[Held]:
         """Return all attempts in this pool."""
         with self._lock:
-            return [*self._buffer, *(held for station in self.stations for held in station.sent.values())]
+            sent = (held for station in self.stations for held in station.sent.values())
+            return [*self._buffer, *self._careful, *self._recording, *sent]
 
-    def drop(self, lost: set[int]) -> None:
+    def drop(self, lost: set[Held]) -> None:
         """Drop attempts that turned out to be no longer ours; what runs of them is refused at its finish."""
         with self._lock:
-            keep = [held for held in self._buffer if held.number not in lost]
-            self._load -= len(self._buffer) - len(keep)
-            self._buffer = deque(keep)
+            for waiting in (self._buffer, self._careful):
+                keep = [held for held in waiting if held not in lost]
+                self._load -= len(waiting) - len(keep)
+                waiting.clear()
+                waiting.extend(keep)

@@ -11,7 +11,8 @@ from typing import Any
 from pgqueue.worker.held import Held
 from pgqueue.worker.hosts import ChildHost, Host, LocalHost
 from pgqueue.worker.plan import WorkerPlan
-from pgqueue.worker.pool import Pool, Station
+from pgqueue.worker.pool import Pool
+from pgqueue.worker.station import Station
 
 __all__ = ["Supervisor"]
 

@@ -89,7 +89,8 @@ class Worker:
             on_evicted=self._evicted,
         )
         self.pools: dict[str, Pool] = {}
-        self._intake = Intake(self.pools, self._kinds(), conf.worker_claim_batch, self._completer.put)
+        once = frozenset(name for name in app.tasks if self._at_most_once(name))
+        self._intake = Intake(self.pools, self._kinds(), once, conf.worker_claim_batch, self._completer.put)
         listener = Listener(
             lambda: self._connect(listen=True),
             trusted=conf.listen_dsn is not None,
@@ -125,6 +126,7 @@ class Worker:
                 settled=self._count_settled,
                 has_room=self._claimer.has_room,
                 at_most_once=self._at_most_once,
+                record=self._completer.record,
             )
         self._supervisor = Supervisor(
             self.pools,

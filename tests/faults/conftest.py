@@ -121,6 +121,11 @@ class Stage:
             )
         )
 
+    def wait_until_recorded(self, *job_ids: str) -> None:
+        """Wait until the database knows that these jobs have begun: before, their worker's death costs no attempt."""
+        query = "select count(*) from pgqueue.live_jobs where begun and id = any (%s::uuid[])"
+        self.wait("their beginning is recorded", lambda: self.value(query, list(job_ids)) == len(job_ids))
+
     def wait(self, what: str, condition: Callable[[], Any], timeout: float = 30) -> Any:
         """wait_until() whose message shows what the workers said."""
         return wait_until(condition, timeout, what=lambda: what + self.logs())

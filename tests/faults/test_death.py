@@ -39,6 +39,7 @@ def test_a_killed_supervisor_takes_its_children_along_and_another_worker_goes_on
         # On another host, for what it can know: it waits for the lease.
         stage.query("update pgqueue.workers set instance = 'elsewhere'")
         stage.worker("-c", "2", lease=2)
+        stage.wait_until_recorded(*held)
         doomed.send_signal(signal.SIGKILL)
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive
@@ -53,6 +54,7 @@ def test_a_worker_that_starts_again_releases_its_predecessors_jobs_at_once(stage
     with stage.load() as load:
         held = stage.send("hold", stage.gate)
         stage.pid_of(held)
+        stage.wait_until_recorded(held)
         children = stage.children(doomed)
         doomed.send_signal(signal.SIGKILL)
         psutil.wait_procs(children, timeout=10)

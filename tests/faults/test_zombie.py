@@ -26,6 +26,7 @@ def test_a_suspended_worker_changes_nothing_when_it_comes_back(stage: Stage) -> 
     with stage.load() as load:
         held = [stage.send("hold", stage.gate), stage.send("hold_charge", stage.gate)]
         pids = [stage.pid_of(job_id) for job_id in held]
+        stage.wait_until_recorded(*held)
         first = stage.value("select max(id) from pgqueue.workers")
         suspended = _everyone(stage, zombie)
         for process in suspended:
@@ -74,6 +75,7 @@ class _Race:
                 connection,
                 claims.claim_jobs(self.queries, self.worker_id, 42, [("raced", 0, 0, 2**62)], 1, [], None),
             )
+            assert run(connection, claims.record_jobs(self.queries, self.fence)) == {self.job_id}
         assert look.last_seq > 0
         assert [str(job.id) for job in jobs] == [self.job_id]
 

@@ -159,6 +159,10 @@ class Store:
         ended = self.run(claims.lose_jobs(self.queries, fence, limit, once, "killed", 60))
         return dict(ended)
 
+    def record(self, attempts: Sequence[Attempt]) -> set[str]:
+        """Record that attempts begin; the ids that are still theirs."""
+        return self.run(claims.record_jobs(self.queries, [attempt.fence for attempt in attempts]))
+
     def expire(self, worker: int) -> None:
         """Let a worker's lease run out."""
         self.run(workers.expire_leases(self.queries, [worker]))

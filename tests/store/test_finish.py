@@ -274,10 +274,48 @@ def test_a_lost_attempt_is_spent_and_the_third_loss_ends_the_job(store: Store) -
 def test_a_job_that_runs_at_most_once_ends_with_its_worker(store: Store) -> None:
     worker = store.worker(once=["pay"])
     pay, mail = store.enqueue("pay"), store.enqueue("mail")
-    store.claim(worker)
+    attempts = store.claim(worker)
+    assert store.record(attempts) == {pay, mail}
     store.expire(worker)
     assert store.rescue() == {pay: "failed", mail: "available"}
     assert "at most once" in json.loads(store.finished(pay)["error"])["message"]
+
+
+def test_what_was_claimed_and_had_not_begun_goes_back_as_if_never_claimed(store: Store) -> None:
+    worker = store.worker(once=["pay"])
+    pay, mail, asked = store.enqueue("pay"), store.enqueue("mail"), store.enqueue("mail")
+    assert [attempt.job.careful for attempt in store.claim(worker)] == [None] * 3
+    store.cancel([asked], terminate=True)
+    store.expire(worker)
+    assert store.rescue(limit=1) == {pay: "available", mail: "available", asked: "cancelled"}
+    heir = store.worker(once=["pay"])
+    again = store.claim(heir)
+    assert [(a.job.id, a.job.attempt, a.job.lost) for a in again] == [(pay, 1, 0), (mail, 1, 0)]
+    assert [attempt.job.careful for attempt in again] == [True, True], "one of them may be what killed the worker"
+    assert store.attempts(mail) == []
+
+
+def test_a_careful_job_counts_as_lost_only_when_it_was_recorded(store: Store) -> None:
+    job_id = store.enqueue()
+    for _ in range(3):  # claimed ahead again and again
+        worker = store.worker()
+        (attempt,) = store.claim(worker)
+        store.expire(worker)
+        assert store.rescue(limit=1) == {job_id: "available"}
+    worker = store.worker()
+    (attempt,) = store.claim(worker)
+    assert store.record([attempt]) == {job_id}
+    assert store.record([attempt]) == {job_id}, "once more, should its answer have been lost"
+    store.expire(worker)
+    assert store.rescue(limit=2) == {job_id: "available"}
+    worker = store.worker()
+    assert store.record([attempt]) == set(), "it is no longer its own"
+    (attempt,) = store.claim(worker)
+    assert (attempt.job.attempt, attempt.job.lost) == (2, 1)
+    assert store.retry([attempt]) == []
+    (attempt,) = store.claim(worker)
+    store.expire(worker)
+    assert store.rescue(limit=2) == {job_id: "available"}, "the record was of an earlier attempt"
 
 
 def test_a_lost_job_that_was_asked_to_stop_is_cancelled_and_its_waiter_told(store: Store) -> None:

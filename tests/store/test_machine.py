@@ -32,6 +32,7 @@ class Known:
     def __init__(self, state: str) -> None:
         self.state = state
         self.attempt = self.lost = 0
+        self.recorded = False
         self.token: int | None = None
         self.worker: int | None = None
         self.asked = False
@@ -103,6 +104,7 @@ class Life(RuleBasedStateMachine):
             assert known.state == "available"
             known.state, known.token, known.worker = "running", attempt.token, worker
             known.attempt += 1
+            known.recorded = False
             assert (attempt.job.attempt, attempt.job.lost) == (known.attempt, known.lost)
         return multiple(*taken)
 
@@ -148,6 +150,12 @@ class Life(RuleBasedStateMachine):
             known.gives_back()
             known.attempt -= 1
 
+    def goes_back(self, job_id: str) -> str:
+        known = self.known[job_id]
+        known.gives_back()
+        known.attempt -= 1
+        return known.state
+
     def loses(self, job_id: str) -> str:
         known = self.known[job_id]
         known.lost += 1
@@ -160,6 +168,13 @@ class Life(RuleBasedStateMachine):
         return str(self.store.value("select task from pgqueue.all_jobs where id = %s", [job_id]))
 
     @rule(attempt=attempts)
+    def record(self, attempt: Attempt) -> None:
+        known = self.fenced(attempt)
+        assert self.store.record([attempt]) == ({attempt.job.id} if known else set())
+        if known:
+            known.recorded = True
+
+    @rule(attempt=attempts)
     def lose(self, attempt: Attempt) -> None:
         ended = self.store.lose([attempt], LOST_LIMIT, ["once"])
         known = self.fenced(attempt)
@@ -170,7 +185,8 @@ class Life(RuleBasedStateMachine):
         dead = list(self.workers)[which]
         self.store.expire(dead)
         ids = [job_id for job_id, known in self.known.items() if known.worker == dead]
-        assert self.store.rescue(LOST_LIMIT, batch) == {job_id: self.loses(job_id) for job_id in ids}
+        rescued = self.store.rescue(LOST_LIMIT, batch)
+        assert rescued == {i: self.loses(i) if self.known[i].recorded else self.goes_back(i) for i in ids}
         del self.workers[dead]
         self.workers[self.store.worker(once=["once"])] = True
 

@@ -47,6 +47,11 @@ class Rows:
 
         return wait_until(found, what=lambda: f"job {job_id} is {' or '.join(states)}: {self.job(job_id)}") or {}
 
+    def until_recorded(self, *job_ids: str) -> None:
+        """Wait until the database knows that these jobs have begun."""
+        recorded = "select count(*) as n from pgqueue.live_jobs where begun and id = any (%s)"
+        wait_until(lambda: self.execute(recorded, [list(job_ids)])[0]["n"] == len(job_ids), what="they are recorded")
+
     def end_of(self, job_id: str) -> dict[str, Any]:
         """Wait for a job's end, and return its row."""
         return self.until(job_id, *ENDED)

@@ -48,6 +48,7 @@ def test_the_jobs_of_a_dead_predecessor_on_this_host_are_rescued_at_once(
     first = start_worker("-P", "processes", "-c", "1", conf=conf)
     held, once = send("hold", gate.address), send("hold_once", gate.address)
     visitor = gate.next()
+    rows.until_recorded(held.id)
     os.kill(first.pid, signal.SIGKILL)
     first.process.wait()
     visitor.await_death()

@@ -1,0 +1,67 @@
+"""A host as its pool sees it: what was sent there, what of it has begun."""
+
+from collections.abc import Iterator
+
+from pgqueue.worker.held import Held
+from pgqueue.worker.hosts import Host
+
+__all__ = ["Station"]
+
+# An attempt that runs for longer than this is recorded as begun, if it was not before.
+RECORD_SECONDS = 0.5
+
+
+class Station:
+    """A host with the attempts that were sent to it.
+
+    Attributes:
+        quota: jobs that may still be sent to it (max_tasks_per_child).
+        done: outcomes it reported.
+        retiring: it gets no more jobs and ends when idle.
+        recalled: it was asked for what it has not started.
+        stuck: all that it runs runs long; nothing is to wait behind that.
+        to_record: something may run here whose beginning is to be recorded soon.
+    """
+
+    def __init__(self, host: Host, slots: int, quota: int) -> None:
+        self.host = host
+        self.slots = slots
+        self.quota = quota
+        self.sent: dict[int, Held] = {}
+        self.done = 0
+        self.retiring = False
+        self.recalled = False
+        self.stuck = False
+        self.to_record = False
+        self._started_then = 0
+        self._looked_at = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether jobs may be sent."""
+        return self.host.ready and not self.retiring and not self.recalled
+
+    @property
+    def free(self) -> int:
+        """How many jobs would start at once."""
+        return max(0, min(self.slots - len(self.sent), self.quota))
+
+    def send(self, batch: list[Held], numbers: Iterator[int]) -> None:
+        """Hand jobs over. Their numbers ascend, so that the last one started tells which others were."""
+        self.quota -= len(batch)
+        for held in batch:
+            held.number = number = next(numbers)
+            self.sent[number] = held
+        self.host.send([held.to_run() for held in batch])
+
+    def unrecorded(self, now: float) -> list[Held]:
+        """Return what has run for a while without having been recorded, and count it as recorded from now on."""
+        if now - self._looked_at < RECORD_SECONDS:
+            return []
+        started, self._started_then, self._looked_at = self._started_then, self.host.board.started, now
+        unrecorded = [held for held in self.sent.values() if not held.recorded]
+        found = [held for held in unrecorded if held.number <= started]
+        for held in found:
+            held.recorded = True
+        self.to_record = len(found) < len(unrecorded)
+        return found
