@@ -129,7 +129,7 @@ class Attempt:
             before = {"time_limit": hard, "soft_time_limit": soft, "ignore_result": request.ignore_result}
             if request.max_retries is not None:
                 before["max_retries"] = request.max_retries
-            changes["options"] = before | json.loads(call.options)
+            changes["options"] = {**request.options, **before, **json.loads(call.options)}
         return changes or None
 
     def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:

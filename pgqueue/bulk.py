@@ -52,7 +52,9 @@ class _Batch:
         try:
             for index, one in enumerate(signatures):
                 if type(one) is not Signature:
-                    raise ValidationError(f"expected a signature such as task.s(1), got {type(one).__name__}")
+                    kind = type(one).__name__
+                    way_out = "; send it by itself: its apply_async()" if isinstance(one, Signature) else ""
+                    raise ValidationError(f"expected a signature such as task.s(1), got {kind}{way_out}")
                 if one.task != name:
                     name, task = one.task, client.simple_task(one.task)
                     if task is not None:
@@ -79,6 +81,8 @@ class _Batch:
         for name in ("connection", "on_duplicate"):
             if one.options.get(name) is not None:
                 raise ValidationError(f"{name}: all jobs of one call share it; leave it out of the signature")
+        if one.options.get("link") or one.options.get("link_error"):
+            raise ValidationError("link: a call with callbacks is a workflow; send it by itself, or in a group")
         prepared = self._client.prepare(one.task, one.args, one.kwargs, one.options)
         if prepared.job.own_id:
             self.given[index] = (prepared.task_id, prepared.job.id)

@@ -13,6 +13,7 @@ from pgqueue.codec import encode_call
 from pgqueue.delivery import adeliver, adeliver_workflow, deliver, deliver_workflow, refusals
 from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
 from pgqueue.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
+from pgqueue.errbacks import error_args
 from pgqueue.errors import (
     ConfigurationError,
     DuplicateJob,
@@ -23,13 +24,16 @@ from pgqueue.graph import NewWorkflow
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, check_call_options, read_call
-from pgqueue.request import current_request, progress_sink
+from pgqueue.repeated import Repeated, fit_each
+from pgqueue.request import Request, current_request, progress_sink
 from pgqueue.results import AsyncResult, Results
 from pgqueue.routing import Router
+from pgqueue.signature import Signature
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import insert_job, update_progress
 from pgqueue.store.statement import Queries
 from pgqueue.store.workflows import insert_workflow
+from pgqueue.submission import apply, asubmit, submit
 from pgqueue.task import Plan, Task
 
 __all__ = ["Client", "Prepared", "ancestry"]
@@ -82,6 +86,11 @@ class Client:
         self._unknown_plans: dict[str, Plan] = {}
 
     @property
+    def conf(self) -> Any:
+        """The settings."""
+        return self._conf
+
+    @property
     def _database(self) -> Database:
         return self.results.database
 
@@ -123,9 +132,12 @@ class Client:
 
     def send(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> AsyncResult[Any]:
         """Enqueue a call with options; of a task that is not registered here, without a check of its arguments."""
+        if "link" in options or "link_error" in options:
+            found: AsyncResult[Any] = submit(self._linked(name, args, kwargs, options), None, None, {})
+            return found
         task = self._tasks.get(name)
         if task is not None and self.is_eager():
-            return self.apply_now(task, args, kwargs, _eager_request(options))
+            return self._run(task, args, kwargs, options)
         prepared = self.prepare(name, args, kwargs, options)
         participant = self.participant(prepared.connection)
         if participant is None:
@@ -136,9 +148,11 @@ class Client:
 
     async def asend(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> AsyncResult[Any]:
         """send() for async code."""
-        task = self._tasks.get(name)
-        if task is not None and self.is_eager():
-            return await arun_eagerly(task, args, kwargs, _eager_request(options))
+        if "link" in options or "link_error" in options:
+            found: AsyncResult[Any] = await asubmit(self._linked(name, args, kwargs, options), None, None, {})
+            return found
+        if name in self._tasks and self.is_eager():
+            return await self.aapply(name, args, kwargs, options)
         prepared = self.prepare(name, args, kwargs, options)
         participant = self.participant(prepared.connection)
         if participant is None:
@@ -163,10 +177,38 @@ class Client:
 
     def apply(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
         """Run a call inline."""
+        if "link" in options or "link_error" in options:
+            return cast(EagerResult[Any], apply(self._linked(name, args, kwargs, options), None, None, {}, False))
+        return self._run(self._known(name), args, kwargs, options)
+
+    async def aapply(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
+        """apply() for async code; what is linked is not called."""
+        task = _repeated(self._known(name), options)
+        task.fits(args, kwargs)
+        return await arun_eagerly(task, args, kwargs, _eager_request(options))
+
+    def _known(self, name: str) -> Task[..., Any]:
         task = self._tasks.get(name)
         if task is None:
             raise UnknownTask(f"task {name!r} is not registered here, so it cannot run here")
-        return self.apply_now(task, args, kwargs, _eager_request(options))
+        return task
+
+    def _run(self, task: Task[..., Any], args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
+        return self.apply_now(_repeated(task, options), args, kwargs, _eager_request(options))
+
+    def _linked(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> Signature[Any]:
+        check_call_options(options, name)
+        return Signature(name, tuple(args), kwargs, options, app=self)
+
+    def error_args(self, name: str, args: Args, kwargs: Kwargs, failed: EagerResult[Any]) -> Args:
+        """What an error callback is given, before its own arguments, about a call that failed inline."""
+        request = Request(failed.id, failed.name, called_directly=False, is_eager=True)
+        return error_args(self._known(name), args, kwargs, request, failed.result, failed.traceback)
+
+    def ignores_result(self, name: str) -> bool:
+        """Whether calls of a task keep no result unless they say so."""
+        task = self._tasks.get(name)
+        return bool(self._conf.task_ignore_result if task is None else task.ignore_result)
 
     def apply_now(
         self, task: Task[..., Any], args: Args, kwargs: Kwargs, request: Mapping[str, Any]
@@ -282,7 +324,10 @@ class Client:
         if not isinstance(kwargs, Mapping):
             raise ValidationError(f"kwargs: expected a dict, got {type(kwargs).__name__}")
         if task is not None:
-            _check_fit(task, args, kwargs, before, named)
+            if options.get("over"):
+                fit_each(task, args[0], options.get("over") == "starmap")
+            else:
+                _check_fit(task, args, kwargs, before, named)
             self._refuse_main(task)
             plan, soft, hard = task.plan, task.soft_time_limit, task.time_limit
         else:
@@ -359,6 +404,11 @@ class Client:
             self._database.run(update_progress(self._queries, job_id, token, progress))
 
 
+def _repeated(task: Task[..., Any], options: CallOptions) -> Task[..., Any]:
+    over = options.get("over")
+    return task if over is None else cast(Any, Repeated(task, over))
+
+
 def _check_fit(task: Task[..., Any], args: Args, kwargs: Kwargs, before: int, named: Iterable[str]) -> None:
     if before:
         args = (None,) * before + tuple(args)
@@ -396,4 +446,6 @@ def _eager_request(options: CallOptions) -> dict[str, Any]:
     request: dict[str, Any] = {"id": options.get("task_id") or new_job_id()}
     if options.get("headers"):
         request["headers"] = json.dumps(dict(options["headers"] or {}))
+    if options.get("stamps"):
+        request["options"] = {"stamps": options["stamps"]}
     return request

@@ -23,6 +23,7 @@ _CONTROL_QUEUE = "control commands have no queues; `pgqueue jobs cancel` and app
 _SIGNING = "messages are not signed: who may write rows is for PostgreSQL's roles; connect with sslmode=verify-full"
 _BACKEND = "no such result backend: " + _RESULTS
 _ACKS = "a task that failed is over; autoretry_for=(…) and max_retries run it again"
+_CHORDS = "nothing polls: the end of its last member releases the body of a chord; delete this line"
 _SCHEMA = "tables live in one schema: set `schema`, run `pgqueue migrate`"
 _CORE = "the worker is not built of replaceable parts; delete this line"
 
@@ -51,8 +52,8 @@ DECLINED: dict[str, str] = {
     "result_compression": "PostgreSQL compresses large values; delete this line",
     "result_persistent": "results are committed rows; delete this line",
     "result_cache_max": "results are read from their rows; keep what you need yourself",
-    "result_chord_retry_interval": "chords are " + _LATER + "let the last job enqueue what follows",
-    "result_chord_join_timeout": "chords are " + _LATER + "let the last job enqueue what follows",
+    "result_chord_retry_interval": _CHORDS,
+    "result_chord_join_timeout": _CHORDS,
     "result_backend_always_retry": _RESULT_RETRY,
     "result_backend_max_retries": _RESULT_RETRY,
     "result_backend_base_sleep_between_retries_ms": _RESULT_RETRY,
@@ -85,7 +86,6 @@ DECLINED: dict[str, str] = {
     "task_publish_retry_policy": _RETRY_PUBLISH,
     "task_remote_tracebacks": "AsyncResult.traceback is always kept; delete this line",
     "task_send_sent_event": _EVENTS,
-    "task_allow_error_cb_on_chord_header": "chords are " + _LATER + "let the task itself enqueue what follows an error",
     "worker_prefetch_multiplier": _PREFETCH,
     "worker_disable_prefetch": "set worker_buffer=0",
     "worker_eta_task_limit": "jobs wait for their eta in the database, not in the worker; delete this line",

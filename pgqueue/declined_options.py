@@ -3,7 +3,7 @@
 __all__ = ["DECLINED_CALL_OPTIONS", "DECLINED_GET_OPTIONS", "DECLINED_REVOKE_OPTIONS", "DECLINED_TASK_OPTIONS"]
 
 _EXCHANGE = "there are no exchanges; name a queue"
-_LATER = "workflows are not in this release; enqueue what follows at the end of the task, in its transaction"
+_GROUP = "group(…) and chord(…) take care of it; leave it out"
 _COMPRESSION = "PostgreSQL compresses large values; leave it out"
 _TRACING = "ids of the parent and the root are kept by themselves; leave it out"
 DECLINED_TASK_OPTIONS: dict[str, str] = {
@@ -38,18 +38,16 @@ DECLINED_CALL_OPTIONS: dict[str, str] = {
     "retry": "a lost connection raises DatabaseUnavailable; call again under the same task_id",
     "retry_policy": "a lost connection raises DatabaseUnavailable; call again under the same task_id",
     "compression": _COMPRESSION,
-    "link": _LATER,
-    "link_error": _LATER,
-    "chain": _LATER,
-    "chord": _LATER,
-    "group_id": _LATER,
-    "group_index": _LATER,
+    "chain": "write chain(…), or use |",
+    "chord": "write chord(…), or use |",
+    "group_id": _GROUP,
+    "group_index": _GROUP,
     "shadow": "the task's name is what is shown; leave it out",
     "add_to_parent": _TRACING,
     "root_id": _TRACING,
     "parent_id": _TRACING,
-    "replaced_task_nesting": _LATER,
-    "stamped_headers": "put what you want to keep into headers={…}",
+    "replaced_task_nesting": _GROUP,
+    "stamped_headers": "stamps={…} names and values them; or signature.stamp(…)",
     "reply_to": "results are rows; AsyncResult(id) finds them from anywhere",
     "route_name": "set queue",
     "task_type": "pass the task itself, or its name to app.send_task",
@@ -68,7 +66,7 @@ DECLINED_GET_OPTIONS: dict[str, str] = {
     "on_interval": "call get(timeout=…) in a loop of your own",
     "callback": "call it with what get() returns",
     "no_ack": "results are rows; leave it out",
-    "follow_parents": "only the job itself is waited for; leave it out",
+    "follow_parents": "what follows a failed job ends with its error; leave it out",
     "EXCEPTION_STATES": "leave it out",
     "PROPAGATE_STATES": "pass propagate=False and look at state",
 }

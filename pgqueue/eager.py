@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback as traceback_module
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from pgqueue.codec import decode_args, decode_kwargs
@@ -37,10 +37,14 @@ class EagerResult(AsyncResult[R_co]):
         name: of the task.
     """
 
-    __slots__ = ("_name", "_state", "_traceback", "_value_or_error")
+    __slots__ = ("_children", "_name", "_state", "_traceback", "_value_or_error")
+    _has_row = False
+    _settled = True
 
     def __init__(self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None):
         self.id = self.job_id = id
+        self.parent = None
+        self._children: list[Any] = []
         self._value_or_error = ret_value
         self._state = state
         self._traceback = traceback
@@ -49,6 +53,7 @@ class EagerResult(AsyncResult[R_co]):
     state = status = property(lambda self: self._state)
     result = info = property(lambda self: self._value_or_error)
     traceback = property(lambda self: self._traceback)
+    children = property(lambda self: self._children)
     name = property(lambda self: self._name)
 
     def ready(self) -> bool:
@@ -112,6 +117,19 @@ class EagerResult(AsyncResult[R_co]):
     async def aexists(self) -> bool:
         """Always True."""
         return True
+
+    async def achildren(self) -> list[Any]:
+        """`children` for async code."""
+        return self._children
+
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> Any:
+        """get(), with a callback that is called with the id and the value."""
+        value = self.get(propagate=propagate)
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
 
     def forget(self) -> None:
         """There is nothing to forget."""

@@ -24,7 +24,8 @@ PgQueueError
 │   ├── TaskRevokedError            cancelled or expired before it could finish
 │   ├── MaxRetriesExceededError     retry() beyond max_retries without an error to raise
 │   ├── ChordError                  a member of the group that this job joins did not succeed
-│   └── EventTimeout                nobody resolved the event that a workflow waited for
+│   ├── EventTimeout                nobody resolved the event that a workflow waited for
+│   └── IncompleteStream            collect() met a job that is not finished
 ├── TaskPredicate                   control flow inside a task
 │   ├── Retry                       run this job again later
 │   ├── Ignore                      end it without recording a state
@@ -51,6 +52,7 @@ __all__ = [
     "EventTimeout",
     "GraphError",
     "Ignore",
+    "IncompleteStream",
     "LeaseLost",
     "LimitExceeded",
     "MaxRetriesExceededError",
@@ -193,6 +195,10 @@ class ChordError(TaskError):
 
 class EventTimeout(TaskError):
     """Nobody resolved the event that a workflow waited for before its time was over."""
+
+
+class IncompleteStream(TaskError):
+    """AsyncResult.collect() met a job that is not finished."""
 
 
 class TaskPredicate(PgQueueError):

@@ -87,6 +87,10 @@ class CallOptions(TypedDict, total=False):
     time_limit: float | None
     soft_time_limit: float | None
     max_retries: int | None
+    link: Any  # a signature, its dict, or a list of them
+    link_error: Any
+    stamps: Mapping[str, Any] | None
+    over: Literal["map", "starmap"]  # of task.map() and task.starmap()
     connection: Any
     on_duplicate: Literal["raise", "return"]
 
@@ -276,10 +280,15 @@ def read_call(options: Mapping[str, Any], zone: ZoneInfo, soft: float | None, ha
                 raise ValueError("expected at most 10 years from now")
         name, value = "expires", get("expires")
         expires_in, expires_at = expiry(value, zone)
-        overrides = {}
+        overrides: dict[str, Any] = {}
         for name, check in (("time_limit", limit), ("soft_time_limit", limit)):
             if name in options:
                 overrides[name] = check(options[name])
+        name, value = "over", get("over")
+        if value is not None:
+            if value not in ("map", "starmap"):
+                raise ValueError("call task.map() or task.starmap()")
+            overrides[name] = value
         for name, read in (("max_retries", retry_count), ("ignore_result", flag)):
             if get(name) is not None:
                 overrides[name] = read(options[name])
@@ -287,6 +296,8 @@ def read_call(options: Mapping[str, Any], zone: ZoneInfo, soft: float | None, ha
         raise ValidationError(f"{name}: {error}") from None
     if overrides:
         _check_limits(overrides.get("soft_time_limit", soft), overrides.get("time_limit", hard), "", ValidationError)
+    if get("stamps"):
+        overrides["stamps"] = _stamps(options["stamps"])
     headers, job_id, task_id = _headers(get("headers")), None, None
     if get("task_id") is not None:
         task_id, job_id, mapped = task_identity(options["task_id"])
@@ -315,6 +326,12 @@ def _headers(value: Any) -> dict[str, Any]:
     if reserved:
         raise ValidationError(f"headers: {reserved[0]!r} is reserved; choose another name")
     return dict(value)
+
+
+def _stamps(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValidationError(f"stamps: expected a dict, got {short(value)}")
+    return json.loads(encode_headers({"stamps": value}) or "{}")["stamps"]
 
 
 def _check_limits(soft: float | None, hard: float | None, where: str, error: type[Exception]) -> None:

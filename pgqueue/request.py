@@ -6,10 +6,11 @@ The worker sets both for the time of a call; they are context variables, so thre
 import contextvars
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from pgqueue.codec import decode_kwargs
 from pgqueue.errors import PgQueueError
 
 __all__ = [
@@ -36,6 +37,7 @@ class Request:
         is_eager: True under apply() and task_always_eager.
         timelimit: (hard, soft) in seconds, None where there is none.
         max_retries: what the job overrides of its task's; None: nothing.
+        options: all that it overrides, and what the worker was told about it.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class Request:
         "kwargs",
         "lost",
         "max_retries",
+        "options",
         "parent_id",
         "priority",
         "queue",
@@ -84,6 +87,7 @@ class Request:
         called_directly: bool = True,
         is_eager: bool = False,
         max_retries: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = id
         self.task = task
@@ -105,6 +109,7 @@ class Request:
         self.called_directly = called_directly
         self.is_eager = is_eager
         self.max_retries = max_retries
+        self.options = options or {}
 
     @property
     def retries(self) -> int:
@@ -125,6 +130,30 @@ class Request:
     def expires(self) -> datetime | None:
         """The instant after which the job was not to start."""
         return datetime.fromisoformat(self._expires) if self._expires else None
+
+    @property
+    def group_id(self) -> str | None:
+        """The group whose member it is, or whose member ends with it."""
+        found: str | None = self.options.get("group_id")
+        return found
+
+    group = group_id
+
+    @property
+    def workflow_id(self) -> str | None:
+        """The Workflow whose step it is; for app.workflow(id)."""
+        found: str | None = self.options.get("workflow_id")
+        return found
+
+    @property
+    def stamps(self) -> dict[str, Any]:
+        """Its stamps, by name."""
+        return decode_kwargs(json.dumps(self.options.get("stamps") or {}))
+
+    @property
+    def stamped_headers(self) -> list[str]:
+        """The names of its stamps."""
+        return list(self.options.get("stamps") or ())
 
     @property
     def correlation_id(self) -> str | None:

@@ -3,20 +3,21 @@
 import json
 import weakref
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from pgqueue.codec import decode_args, decode_error, decode_kwargs, decode_result
+from pgqueue.codec import decode_error, decode_result
 from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_REVOKE_OPTIONS
 from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
+from pgqueue.families import Family
 from pgqueue.job import JobState
 from pgqueue.options import task_identity
 from pgqueue.request import current_request
+from pgqueue.result_details import Details
 from pgqueue.store.database import Database
-from pgqueue.store.jobs import JobRow, OutcomeRow, cancel_jobs, forget_job, get_job, last_error
-from pgqueue.waiting import alook, await_end, is_over, kept_after, look, state_of, wait_for_end
+from pgqueue.store.jobs import OutcomeRow, cancel_jobs, forget_job, last_error
+from pgqueue.waiting import alook, await_end, is_over, look, state_of, wait_for_end
 
-__all__ = ["AsyncResult", "HasResults", "InTransaction", "Results"]
+__all__ = ["AsyncResult", "HasResults", "InTransaction", "Results", "source_of"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -67,29 +68,37 @@ class Results:
 _sources: weakref.WeakValueDictionary[str, Results] = weakref.WeakValueDictionary()
 
 
-def _restored(task_id: str, name: str) -> "AsyncResult[Any]":
+def _restored(task_id: str, name: str, parent: Any = None) -> "AsyncResult[Any]":
+    return AsyncResult(task_id, source_of(name), parent)
+
+
+def source_of(name: str) -> Results:
+    """The results of the application of this name in this process, or of the only one there is."""
     source = _sources.get(name)
     if source is None and len(_sources) == 1:
         source = next(iter(_sources.values()), None)
     if source is None:
         raise PgQueueError(f"a result of the application {name!r} was unpickled where there is no such application")
-    return AsyncResult(task_id, source)
+    return source
 
 
-class AsyncResult(Generic[R_co]):
+class AsyncResult(Family, Details, Generic[R_co]):
     """The outcome of a job, now or later. Equal, hashed and pickled by its id.
 
     Args:
         id: the task_id, as it was given or returned at the enqueue.
         app: the application.
+        parent: the result of what came before it in a chain, or of the header of its chord.
 
     Reading state, result, info and traceback asks the database each time until the job is finished.
     """
 
-    __slots__ = ("_final", "_source", "_transaction", "id", "job_id")
+    __slots__ = ("_final", "_source", "_transaction", "id", "job_id", "parent")
+    _has_row = True
 
-    def __init__(self, id: str, app: "Results | HasResults") -> None:
+    def __init__(self, id: str, app: "Results | HasResults", parent: Any = None) -> None:
         self.id, self.job_id, _ = task_identity(id)
+        self.parent = parent
         self._source = app if isinstance(app, Results) else app.results
         self._transaction: InTransaction | None = None
         self._final: OutcomeRow | None = None
@@ -105,7 +114,11 @@ class AsyncResult(Generic[R_co]):
         self._source = source
         self._transaction = transaction
         self._final = None
+        self.parent = None
         return self
+
+    def _relative(self, job_id: str) -> "AsyncResult[Any]":
+        return AsyncResult.of_enqueued(job_id, job_id, self._source, None)
 
     # looking
 
@@ -114,6 +127,11 @@ class AsyncResult(Generic[R_co]):
 
     async def _alook(self) -> OutcomeRow | None:
         return self._final or self._keep(await alook(self._source.database, self.job_id))
+
+    @property
+    def _settled(self) -> bool:
+        """Whether its end was seen, so that nothing has to be asked."""
+        return self._final is not None
 
     def _keep(self, row: OutcomeRow | None) -> OutcomeRow | None:
         if row is not None and row.state in ("succeeded", "failed"):
@@ -264,6 +282,21 @@ class AsyncResult(Generic[R_co]):
 
     wait = get
 
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> Any:
+        """Raise the job's error if it has ended with one; else return its value so far. Does not wait.
+
+        Args:
+            propagate: False returns the error.
+            callback: called with the id and the value.
+        """
+        row = self._look()
+        value = self._value(row, propagate) if is_over(row) else self._info(row)
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
+
     def _value(self, row: OutcomeRow | None, propagate: bool) -> R_co:
         value: Any = self._info(self._keep(row))
         if propagate and row is not None and row.state not in (JobState.SUCCEEDED, JobState.SKIPPED):
@@ -324,59 +357,6 @@ class AsyncResult(Generic[R_co]):
         found = await database.arun(cancel_jobs(database.queries, [self.job_id], terminate, self._source.keep()))
         return found.get(self.job_id) in ("cancelled", "asked")
 
-    # the whole row
-
-    def _row(self) -> JobRow | None:
-        database = self._source.database
-        for after in dict.fromkeys((kept_after(self.job_id), "-infinity")):
-            statement = get_job(database.queries, self.job_id, after)
-            found = database.run(statement, statement)
-            if found is not None:
-                return found
-        return None
-
-    @property
-    def name(self) -> str | None:
-        """Name of the task."""
-        row = self._row()
-        return row.task if row else None
-
-    @property
-    def args(self) -> list[Any] | None:
-        """Positional arguments."""
-        row = self._row()
-        return decode_args(row.args) if row else None
-
-    @property
-    def kwargs(self) -> dict[str, Any] | None:
-        """Keyword arguments."""
-        row = self._row()
-        return decode_kwargs(row.kwargs) if row else None
-
-    @property
-    def worker(self) -> str | None:
-        """Name of the worker that runs it or ran it last."""
-        row = self._row()
-        return row.worker if row else None
-
-    @property
-    def date_done(self) -> datetime | None:
-        """When it finished, aware."""
-        row = self._row()
-        return row.finished_at if row else None
-
-    @property
-    def retries(self) -> int | None:
-        """How often it was retried."""
-        row = self._row()
-        return max(row.attempt - row.lost - (row.started_at is not None), 0) if row else None
-
-    @property
-    def queue(self) -> str | None:
-        """Its queue."""
-        row = self._row()
-        return row.queue if row else None
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AsyncResult) and self.id == other.id
 
@@ -390,7 +370,7 @@ class AsyncResult(Generic[R_co]):
         return f"<{type(self).__name__}: {self.id}>"
 
     def __reduce__(self) -> Any:
-        return _restored, (self.id, self._source.name)
+        return _restored, (self.id, self._source.name, self.parent)
 
 
 def _refuse_revoke(declined: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 import functools
 import inspect
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast
 from zoneinfo import ZoneInfo
 
 from pgqueue.attempt import Attempt
+from pgqueue.canvas_maps import chunks, xmap, xstarmap
 from pgqueue.codec import Coercion, coercer_for
 from pgqueue.eager import EagerResult
 from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable
@@ -18,7 +19,8 @@ from pgqueue.request import Request, current_request
 from pgqueue.results import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.routing import Annotations
-from pgqueue.signature import Sender, Signature
+from pgqueue.sender import Sender
+from pgqueue.signature import Signature
 
 __all__ = ["CoroutineTask", "Plan", "Task", "TaskOwner"]
 
@@ -247,6 +249,9 @@ class Task(Attempt, Generic[P, R]):
             queue: its queue.
             headers: JSON values, to be read as self.request.headers.
             ignore_result, time_limit, soft_time_limit, max_retries: instead of the task's.
+            link: signatures to call with its result when it succeeds.
+            link_error: signatures to call when it fails; see Signature.link_error.
+            stamps: labels, to be read as self.request.stamps.
             connection: the connection of a transaction to take part in.
             on_duplicate: "raise", or "return" the result of the kept job of this task_id.
 
@@ -287,6 +292,31 @@ class Task(Attempt, Generic[P, R]):
         return self.s(*args, **(kwargs or {})).set(**options)
 
     subtask = signature
+
+    def map(self, it: Iterable[Any]) -> xmap[list[R]]:
+        """Return a signature of one job that calls the task with each element, one after another.
+
+        Args:
+            it: the elements.
+        """
+        return xmap(self.s(), it)
+
+    def starmap(self, it: Iterable[Iterable[Any]]) -> xstarmap[list[R]]:
+        """Return a signature of one job that calls the task for each element, which is a list of arguments.
+
+        Args:
+            it: the elements.
+        """
+        return xstarmap(self.s(), it)
+
+    def chunks(self, it: Iterable[Iterable[Any]], n: int) -> chunks[R]:
+        """Return a signature of a group of jobs, each of which makes `n` calls as starmap() does.
+
+        Args:
+            it: the elements, a list of arguments each.
+            n: calls in one job, at least 1.
+        """
+        return chunks(self.s(), it, n)
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """Return the result of a job of this task by its id."""

@@ -8,30 +8,24 @@ select f.id::text, f.state, f.result::text, f.error::text, f.traceback, null, f.
 from pgqueue.finished_jobs f where f.id = any (%(ids)s::uuid[]) and f.delete_after >= %(kept_after)s
 
 -- name: children_of_job
--- What followed from a job: the steps of its workflow behind it, and what it enqueued while it ran. The latter have no
--- index of their own: kept_after bounds the partitions looked into.
-select e.child_id::text from pgqueue.workflow_edges e where e.parent_id = %(id)s and e.kind <> 'error'
+-- What followed from a job: the steps of its workflow behind it, error callbacks that were called about it, and what it
+-- enqueued while it ran. The latter has no index: kept_after bounds the partitions looked into.
+select e.child_id::text as id from pgqueue.workflow_edges e where e.parent_id = %(id)s and e.kind <> 'error'
 union
 select e.child_id::text
 from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id and j.cause_id = e.parent_id
 where e.parent_id = %(id)s and e.kind = 'error'
 union
-select j.id::text from pgqueue.live_jobs j where j.parent_id = %(id)s and j.workflow_id is null
-union
-select f.id::text
-from pgqueue.finished_jobs f
-where f.parent_id = %(id)s and f.workflow_id is null and f.delete_after >= %(kept_after)s
-union
 select j.id::text
 from pgqueue.live_jobs j
-where j.parent_id = %(id)s and j.workflow_id is not null
-  and not exists (select from pgqueue.workflow_edges e where e.child_id = j.id)
+where j.parent_id = %(id)s
+  and not exists (select from pgqueue.workflow_edges e where e.workflow_id = j.workflow_id and e.child_id = j.id)
 union
 select f.id::text
 from pgqueue.finished_jobs f
-where f.parent_id = %(id)s and f.workflow_id is not null and f.delete_after >= %(kept_after)s
-  and not exists (select from pgqueue.workflow_edges e where e.child_id = f.id)
-order by 1
+where f.parent_id = %(id)s and f.delete_after >= %(kept_after)s
+  and not exists (select from pgqueue.workflow_edges e where e.workflow_id = f.workflow_id and e.child_id = f.id)
+order by id
 
 -- name: members_of_group
 -- The jobs whose group is the one that gave a workflow its id, in the order of the header; none if there is no such.

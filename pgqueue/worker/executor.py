@@ -15,10 +15,11 @@ import json
 import logging
 import traceback
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pgqueue.app import PgQueue
 from pgqueue.codec import clean_text, decode_args, decode_kwargs, encode_error, encode_result
+from pgqueue.errbacks import error_args, read_story
 from pgqueue.errors import (
     Ignore,
     LeaseLost,
@@ -28,6 +29,7 @@ from pgqueue.errors import (
     UnknownTask,
     ValidationError,
 )
+from pgqueue.repeated import Repeated
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
@@ -71,19 +73,24 @@ class Executor:
 
     def __init__(self, app: PgQueue, hostname: str, application_name: str) -> None:
         self._tasks = app.tasks
+        self._known = app.results.known
         self._hostname = hostname
         self._transactions = Transactions(app, application_name)
 
     def task(self, job: JobToRun) -> Task[..., Any]:
         """Return the task of a job."""
         try:
-            return self._tasks[job.task]
+            task = self._tasks[job.task]
         except KeyError:
             raise UnknownTask(f"task {job.task!r} is not registered in this worker") from None
+        if job.options is not None and '"over"' in job.options:
+            over = json.loads(job.options).get("over")
+            return task if over is None else cast(Any, Repeated(task, over))
+        return task
 
     def limits(self, job: JobToRun, task: Task[..., Any]) -> tuple[float | None, float | None]:
         """Return the (soft, hard) time limits of a job in seconds: its own, or else its task's."""
-        if job.options is None:
+        if job.options is None or "time_limit" not in job.options:
             return task.soft_time_limit, task.time_limit
         options = json.loads(job.options)
         return options.get("soft_time_limit", task.soft_time_limit), options.get("time_limit", task.time_limit)
@@ -97,6 +104,9 @@ class Executor:
         """Decode the arguments and make the request that the task sees."""
         args: list[Any] = decode_args(job.args)
         kwargs: dict[str, Any] = decode_kwargs(job.kwargs)
+        options = json.loads(job.options) if job.options is not None else {}
+        if "errback" in options or "immutable" in options:
+            args = self._of_step(job, task, args, kwargs, options)
         if task.coerce is not None:
             args, kwargs = task.coerce(args, kwargs)
         request = Request(
@@ -119,13 +129,21 @@ class Executor:
         )
         request.ignore_result = task.ignore_result
         request.timelimit = (task.time_limit, task.soft_time_limit)
-        if job.options is not None:
-            options = json.loads(job.options)
+        if options:
+            request.options = options
             request.ignore_result = options.get("ignore_result", task.ignore_result)
             request.max_retries = options.get("max_retries")
             soft, hard = self.limits(job, task)
             request.timelimit = (hard, soft)
         return request, args, kwargs
+
+    def _of_step(
+        self, job: JobToRun, task: Task[..., Any], args: list[Any], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> list[Any]:
+        """The arguments of a step for which the database could not quite make them."""
+        if options.get("immutable"):
+            return args[1:]
+        return error_args(task, args[1:], kwargs, *read_story(job.args, self._known)) + args[1:]
 
     def run(self, job: JobToRun) -> Outcome:
         """Run a plain function to its end and return the outcome; never raises an Exception."""

@@ -63,6 +63,7 @@ def test_uuids_stay_and_other_texts_are_mapped_the_same_way_everywhere() -> None
 def test_every_state_has_its_name_in_celery() -> None:
     names = {state.value: (state.celery_name, state.finished) for state in JobState}
     assert names == {
+        "waiting": ("PENDING", False),
         "scheduled": ("PENDING", False),
         "available": ("PENDING", False),
         "running": ("STARTED", False),
@@ -70,4 +71,5 @@ def test_every_state_has_its_name_in_celery() -> None:
         "failed": ("FAILURE", True),
         "cancelled": ("REVOKED", True),
         "expired": ("REVOKED", True),
+        "skipped": ("IGNORED", True),
     }

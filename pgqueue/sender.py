@@ -1,0 +1,62 @@
+"""What signatures and canvases need of an application."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pgqueue.eager import EagerResult
+from pgqueue.graph import NewWorkflow
+from pgqueue.job import NewJob
+from pgqueue.options import CallOptions
+from pgqueue.results import AsyncResult, Results
+
+__all__ = ["Sender"]
+
+
+class Sender(Protocol):
+    """An application, as far as it sends signatures."""
+
+    @property
+    def results(self) -> Results: ...
+
+    @property
+    def conf(self) -> Any: ...
+
+    def send(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> AsyncResult[Any]: ...
+
+    async def asend(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> AsyncResult[Any]: ...
+
+    def apply(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> EagerResult[Any]: ...
+
+    async def aapply(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> EagerResult[Any]: ...
+
+    def is_eager(self) -> bool: ...
+
+    def ignores_result(self, name: str) -> bool: ...
+
+    def error_args(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], failed: EagerResult[Any]
+    ) -> Sequence[Any]: ...
+
+    def participant(self, connection: Any = None) -> Any: ...
+
+    def prepare_step(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        before: int = 0,
+        named: Iterable[str] = (),
+    ) -> NewJob: ...
+
+    def send_workflow(self, workflow: NewWorkflow, connection: Any = None) -> None: ...
+
+    async def asend_workflow(self, workflow: NewWorkflow, connection: Any = None) -> None: ...
