@@ -94,6 +94,7 @@ class Bare:
                 "errors": None,
                 "tracebacks": None,
                 "keep": "7 days",
+                "micros": None,
             },
         )
 

@@ -12,13 +12,13 @@ select pgqueue.first_places(%(queues)s::text[], %(priorities)s::smallint[], %(af
 -- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON escapes.
 select unnest(pgqueue.finish_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
-    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s))
+    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s, %(micros)s::bigint[]))
 
 -- name: retry_jobs
 -- Fenced; running jobs that asked for another attempt.
 select unnest(pgqueue.retry_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(tracebacks)s::text[],
-    %(changes)s::text[], %(keep)s))
+    %(changes)s::text[], %(keep)s, %(micros)s::bigint[]))
 
 -- name: release_jobs
 -- Fenced; given back as if never claimed.
@@ -68,7 +68,7 @@ select pg_current_xact_id()::text
 -- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost.
 select pg_current_xact_id()::text, pgqueue.finish_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
-    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s)
+    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s, %(micros)s::bigint[])
 
 -- name: reset_session
 -- DISCARD ALL, but for prepared statements and plans, which the next task uses again.

@@ -441,11 +441,13 @@ end $$;
 
 
 -- running -> succeeded, failed, cancelled, expired -------------------------------------------------------------------
+-- The claim's instant becomes the one at which the attempt began, by the time it ran as its process measured it.
 -- Fenced by id and token, locked in id order. No index may match the fence, or the planner prefers it: hence
 -- `state || ''`. Found again by id, never by ctid: a row that changed between snapshot and lock would be kept twice. Returns the ids that did not match: leases lost meanwhile.
 
 create function pgqueue.finish_jobs(
-    p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval
+    p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval,
+    p_micros bigint[] default null
 ) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -461,9 +463,11 @@ declare
     v_steps uuid[];
 begin
     with locked as materialized (
-        select k.*, d.result, d.error, d.traceback
+        select k.*, d.result, d.error, d.traceback,
+               greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at
         from (select distinct on (u.id, u.token) *
-              from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks) u (id, token, result, error, traceback)
+              from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks, p_micros)
+              u (id, token, result, error, traceback, micros)
               order by u.id, u.token) d
         cross join lateral (
             select j.* from pgqueue.live_jobs j
@@ -475,13 +479,13 @@ begin
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
             priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id, workflow_id, step)
-        select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
+        select id, seq, enqueued_at, run_at, expires_at, begun_at, v_now, v_keep, worker_id, attempt,
                priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
                root_id, parent_id, workflow_id, step
         from locked
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
-        select id, attempt, 'failed', worker_id, started_at, v_now, v_keep, error::json, traceback
+        select id, attempt, 'failed', worker_id, begun_at, v_now, v_keep, error::json, traceback
         from locked where p_state = 'failed'
     )
     select count(*), count(pg_notify('pgqueue/results', id::text)) filter (where waited_for),
@@ -510,7 +514,7 @@ end $$;
 
 create function pgqueue.retry_jobs(
     p_ids uuid[], p_tokens bigint[], p_delays double precision[], p_errors text[], p_tracebacks text[], p_changes text[],
-    p_keep interval
+    p_keep interval, p_micros bigint[] default null
 ) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -524,17 +528,17 @@ declare
 begin
     perform pg_current_xact_id();
     with locked as materialized (
-        select k.id, k.attempt, k.worker_id, k.started_at, d.delay, d.error, d.traceback, d.changes::json as changes
+        select k.id, k.attempt, k.worker_id, greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at, d.delay, d.error, d.traceback, d.changes::json as changes
         from (select distinct on (u.id, u.token) *
-              from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes)
-              u (id, token, delay, error, traceback, changes) order by u.id, u.token) d
+              from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes, p_micros)
+              u (id, token, delay, error, traceback, changes, micros) order by u.id, u.token) d
         cross join lateral (
             select j.id, j.attempt, j.worker_id, j.started_at from pgqueue.live_jobs j
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
             offset 0 for update of j) k
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
-        select id, attempt, 'retried', worker_id, started_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
+        select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
         from locked
     ), again as (
         update pgqueue.live_jobs j set

@@ -31,6 +31,7 @@ __all__ = [
 SEPARATOR = "\x1f"
 
 Fence = Sequence[tuple[str, int]]  # (job id, claim token)
+Micros = Sequence[int | str] | None  # as SQL has it: a number or null
 
 
 def _array(values: Iterable[Any]) -> str:
@@ -89,8 +90,12 @@ def finish_jobs(
     errors: Sequence[str | None] | None,
     tracebacks: Sequence[str | None] | None,
     keep_seconds: float | None,
+    micros: Micros = None,
 ) -> Statement[list[str]]:
-    """End running jobs in one state; returns the ids whose lease was lost."""
+    """End running jobs in one state; returns the ids whose lease was lost.
+
+    Each has run for so many microseconds; null or None: since its claim, for all that is known.
+    """
     return Statement(
         queries["finish_jobs"],
         {
@@ -100,6 +105,7 @@ def finish_jobs(
             "errors": errors,
             "tracebacks": tracebacks,
             "keep": _interval(keep_seconds),
+            "micros": None if micros is None else _array(micros),
         },
         _ids,
     )
@@ -113,6 +119,7 @@ def retry_jobs(
     tracebacks: Sequence[str | None],
     changes: Sequence[str | None],
     keep_seconds: float | None,
+    micros: Micros = None,
 ) -> Statement[list[str]]:
     """Put running jobs back for another attempt; returns the ids whose lease was lost."""
     return Statement(
@@ -124,6 +131,7 @@ def retry_jobs(
             "tracebacks": list(tracebacks),
             "changes": list(changes),
             "keep": _interval(keep_seconds),
+            "micros": None if micros is None else _array(micros),
         },
         _ids,
     )

@@ -18,7 +18,7 @@ from pgqueue.errors import SoftTimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.application import load_application
 from pgqueue.worker.executor import Executor, JobToRun
-from pgqueue.worker.runners import LoopRunner, ThreadRunner
+from pgqueue.worker.runners import LoopRunner, ThreadRunner, microseconds_since
 from pgqueue.worker.wire import Channel, RunBoard
 
 __all__ = ["main"]
@@ -135,7 +135,7 @@ class _ProcessRunner:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         self._board.clear(0)
         # At once, not in batches: what this process has finished must not share the fate of what it runs next.
-        self._send(("done", time.monotonic() - started, [outcome]))
+        self._send(("done", [microseconds_since(started)], [outcome]))
 
     def _send(self, message: tuple[Any, ...]) -> None:
         self._busy = True

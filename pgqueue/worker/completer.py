@@ -223,13 +223,14 @@ class Completer:
     def _statement(self, batch: list[Entry]) -> Statement[list[str]]:
         queries = self._queries
         fence = [held.fence for held, _ in batch]
+        micros = [held.micros for held, _ in batch]
         kind = batch[0][1][0]
         keep = self._keep_seconds(batch[0][0].job.task, kind)
         if kind == "succeeded":
-            return finish_jobs(queries, fence, kind, [outcome[1] for _, outcome in batch], None, None, keep)
+            return finish_jobs(queries, fence, kind, [outcome[1] for _, outcome in batch], None, None, keep, micros)
         if kind == "retry":
             columns = list(zip(*(outcome[1:] for _, outcome in batch), strict=True))
-            return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep)
+            return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep, micros)
         if kind in ("released", "unstored") or (kind == "adrift" and self._is_new_server(batch[0][1][3])):
             return release_jobs(queries, fence, keep)
         if kind in ("lost", "adrift"):
@@ -238,7 +239,7 @@ class Completer:
             return Statement(lose.sql, lose.params, lambda rows: _missing(batch, {str(row[0]) for row in rows}))
         errors = [outcome[1] for _, outcome in batch]
         tracebacks = [outcome[2] for _, outcome in batch]
-        return finish_jobs(queries, fence, kind, [None] * len(batch), errors, tracebacks, keep)
+        return finish_jobs(queries, fence, kind, [None] * len(batch), errors, tracebacks, keep, micros)
 
     def _is_new_server(self, started: str) -> bool:
         """Whether the server that ended a session has ended itself, and every session: nobody's fault here."""

@@ -14,16 +14,18 @@ class Held:
         job: as claimed.
         token: the fence of its claim.
         recorded: the database knows that it begins.
+        micros: how many microseconds it ran, as its host measured; "null" while that is unknown.
         end: the outcome it will have when its process is killed for a reason; None: it counts as lost.
     """
 
-    __slots__ = ("end", "job", "number", "recorded", "token")
+    __slots__ = ("end", "job", "micros", "number", "recorded", "token")
 
     def __init__(self, job: ClaimedJob, token: int) -> None:
         self.number = 0
         self.job = job
         self.token = token
         self.recorded = False
+        self.micros: int | str = "null"
         self.end: tuple[object, ...] | None = None
 
     @property

@@ -199,16 +199,17 @@ class Pool:
         if room:
             self._has_room()
 
-    def _done(self, station: Station, seconds: float, outcomes: list[tuple[Any, ...]]) -> None:
-        each = seconds / len(outcomes)
+    def _done(self, station: Station, micros: list[int], outcomes: list[tuple[Any, ...]]) -> None:
+        each = sum(micros) / len(outcomes) / 1e6
         known = self._job_seconds
         self._job_seconds = each if known is None else 0.8 * known + 0.2 * each
         entries: list[Entry] = []
         settled = 0
-        for outcome in outcomes:
+        for outcome, ran in zip(outcomes, micros, strict=True):
             held = station.sent.pop(outcome[0], None)
             if held is None:
                 continue
+            held.micros = ran
             self._load -= 1
             if outcome[1] == "settled":
                 settled += 1

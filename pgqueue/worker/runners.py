@@ -1,7 +1,7 @@
 """What runs jobs inside one process: one at a time, in threads, or on an event loop.
 
 A runner accepts jobs, runs them in the order in which they came, and reports messages:
-    ("done", seconds, outcomes)    seconds of run time behind these outcomes
+    ("done", micros, outcomes)     how many microseconds each ran
     ("returned", numbers)          accepted, given back without having been started
 """
 
@@ -21,13 +21,18 @@ from pgqueue.worker.executor import Executor, JobToRun, Outcome
 from pgqueue.worker.interrupts import Interrupts
 from pgqueue.worker.wire import RunBoard
 
-__all__ = ["LoopRunner", "Report", "Runner", "ThreadRunner"]
+__all__ = ["LoopRunner", "Report", "Runner", "ThreadRunner", "microseconds_since"]
 
 Report = Callable[[tuple[Any, ...]], None]
 
 # A batch of outcomes is reported when nothing waits to run, when it is this large, or this old.
 BATCH_OUTCOMES = 64
 BATCH_SECONDS = 0.002
+
+
+def microseconds_since(started: float) -> int:
+    """Return how long ago that was, on time.monotonic()."""
+    return int((time.monotonic() - started) * 1e6)
 
 
 class Runner(Protocol):
@@ -68,7 +73,7 @@ class ThreadRunner:
         self._idle = 0
         self._stopping = False
         self._outbox: list[Outcome] = []
-        self._busy = 0.0
+        self._micros: list[int] = []
         self._flushed = 0.0
         self._outbox_lock = threading.Lock()
         self._unreported = threading.Event()
@@ -146,13 +151,13 @@ class ThreadRunner:
         now = time.monotonic()
         with self._outbox_lock:
             self._outbox.append(outcome)
-            self._busy += now - started
+            self._micros.append(int((now - started) * 1e6))
             if self._queue and len(self._outbox) < BATCH_OUTCOMES and now - self._flushed <= BATCH_SECONDS:
                 if not self._unreported.is_set():
                     self._unreported.set()
                 return
-            message = ("done", self._busy, self._outbox)
-            self._outbox, self._busy, self._flushed = [], 0.0, now
+            message = ("done", self._micros, self._outbox)
+            self._outbox, self._micros, self._flushed = [], [], now
         # Outside of the lock: the receiver may hold one of its own and call back.
         self._report(message)
 
@@ -163,8 +168,8 @@ class ThreadRunner:
             time.sleep(BATCH_SECONDS)
             self._unreported.clear()
             with self._outbox_lock:
-                message = ("done", self._busy, self._outbox)
-                self._outbox, self._busy, self._flushed = [], 0.0, time.monotonic()
+                message = ("done", self._micros, self._outbox)
+                self._outbox, self._micros, self._flushed = [], [], time.monotonic()
             if message[2]:
                 self._report(message)
 
@@ -188,7 +193,7 @@ class LoopRunner:
         self._queue: deque[JobToRun] = deque()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._outbox: list[Outcome] = []
-        self._busy = 0.0
+        self._micros: list[int] = []
         self._flush_planned = False
         self._free_slots = list(range(board.slots))
         self._stopping = False
@@ -262,7 +267,7 @@ class LoopRunner:
         if self._stopping:
             return
         self._outbox.append(outcome)
-        self._busy += time.monotonic() - started
+        self._micros.append(microseconds_since(started))
         if not self._flush_planned:
             self._flush_planned = True
             self._loop.call_soon(self._flush)
@@ -309,8 +314,8 @@ class LoopRunner:
     def _flush(self) -> None:
         self._flush_planned = False
         if self._outbox:
-            message = ("done", self._busy, self._outbox)
-            self._outbox, self._busy = [], 0.0
+            message = ("done", self._micros, self._outbox)
+            self._outbox, self._micros = [], []
             self._report(message)
 
 

@@ -250,9 +250,8 @@ def _gathered(messages: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     gathered: list[tuple[Any, ...]] = []
     for message in messages:
         if message[0] == "done" and gathered and gathered[-1][0] == "done":
-            _, seconds, outcomes = gathered[-1]
-            outcomes.extend(message[2])
-            gathered[-1] = ("done", seconds + message[1], outcomes)
+            gathered[-1][1].extend(message[1])
+            gathered[-1][2].extend(message[2])
         else:
             gathered.append(message)
     return gathered

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import select
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NoReturn, cast
 
@@ -110,14 +111,14 @@ class Transactions:
             Exception: what the task raised; nothing was kept.
         """
         with self._scope(task) as connection:
-            mark = transaction_connection.set(connection)
+            started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
                 transaction_id = execute_on(connection, self._begin())
                 value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
                 self._check(connection)
                 result = None if request.ignore_result else encode_result(value)
                 with _telling_missing_partitions():
-                    ended = execute_on(connection, self._finish(job_id, token, task, result))
+                    ended = execute_on(connection, self._finish(job_id, token, task, result, started))
                 self._confirm(ended, transaction_id, job_id)
             finally:
                 transaction_connection.reset(mark)
@@ -127,14 +128,14 @@ class Transactions:
     ) -> None:
         """Run a coroutine and record its success in the transaction of its work; raises as run() does."""
         async with self._ascope(task) as connection:
-            mark = transaction_connection.set(connection)
+            started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
                 transaction_id = await aexecute_on(connection, self._begin())
                 value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
                 self._check(connection)
                 result = None if request.ignore_result else encode_result(value)
                 with _telling_missing_partitions():
-                    ended = await aexecute_on(connection, self._finish(job_id, token, task, result))
+                    ended = await aexecute_on(connection, self._finish(job_id, token, task, result, started))
                 self._confirm(ended, transaction_id, job_id)
             finally:
                 transaction_connection.reset(mark)
@@ -153,9 +154,12 @@ class Transactions:
     def _begin(self) -> Statement[str]:
         return Statement(self._app.queries["begin_task"], {}, lambda rows: str(rows[0][0]))
 
-    def _finish(self, job_id: str, token: int, task: Task[..., Any], result: str | None) -> Statement[tuple[str, bool]]:
+    def _finish(
+        self, job_id: str, token: int, task: Task[..., Any], result: str | None, started: float
+    ) -> Statement[tuple[str, bool]]:
+        ran = [int((time.monotonic() - started) * 1e6)]
         finish = finish_jobs(
-            self._app.queries, [(job_id, token)], "succeeded", [result], None, None, task.result_expires
+            self._app.queries, [(job_id, token)], "succeeded", [result], None, None, task.result_expires, ran
         )
         return Statement(
             self._app.queries["finish_task"], finish.params, lambda rows: (str(rows[0][0]), not rows[0][1])

@@ -5,6 +5,7 @@ import signal
 from typing import Any
 
 import psutil
+import pytest
 
 from pgqueue import PgQueue
 from tests.support.process import wait_until
@@ -128,3 +129,55 @@ def test_a_job_cancelled_while_it_waits_to_be_recorded_does_not_begin(app: PgQue
         visitor.let_go("one")
         gate.next().let_go("three")
         assert [first.get(timeout=30), third.get(timeout=30)] == ["one", "three"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "fails", "retries", "transactional", "coroutine"])
+def test_an_attempt_began_when_it_ran_and_not_when_it_was_claimed(
+    app: PgQueue, rows: Rows, gate: Gate, kind: str
+) -> None:
+    @app.task
+    def note(n: int) -> int:
+        return n
+
+    @app.task
+    def plain(address: str) -> Any:
+        return visit(address)
+
+    @app.task
+    def fails(address: str) -> Any:
+        raise ValueError(visit(address))
+
+    @app.task(bind=True, autoretry_for=(ValueError,), max_retries=1, default_retry_delay=0)
+    def retries(self: Any, address: str) -> None:
+        if self.request.retries == 0:
+            raise ValueError(visit(address))
+
+    @app.task(transactional=True)
+    def transactional(address: str) -> Any:
+        return visit(address)
+
+    @app.task
+    async def coroutine(address: str) -> Any:
+        return await avisit(address)
+
+    @app.task
+    async def note_on_loop(n: int) -> int:
+        return n
+
+    with app.worker(pool="threads:1,loop:1"):
+        for n in range(30):
+            (note_on_loop if kind == "coroutine" else note).delay(n).get(timeout=30)
+        task = app.tasks[f"{__name__}.{kind}"]
+        task.delay(gate.address)
+        result = task.delay(gate.address)
+        visitor = gate.next()
+        rows.until(result.id, "running")
+        claimed = rows.job(result.id)["started_at"]
+        (free,) = rows.execute("select clock_timestamp() as at")
+        visitor.let_go()
+        gate.next().let_go()
+        ended = rows.end_of(result.id)
+        attempts = [attempt["started_at"] for attempt in rows.attempts(result.id)]
+        began = attempts[0] if attempts else ended["started_at"]
+        assert kind != "fails" or ended["started_at"] == began
+        assert claimed < free["at"] < began
