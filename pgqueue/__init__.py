@@ -48,6 +48,8 @@ from pgqueue.retry import RetryPolicy
 from pgqueue.signature import Signature, maybe_signature, signature
 from pgqueue.stamping import StampingVisitor
 from pgqueue.task import Task
+from pgqueue.workflow import Step, Workflow
+from pgqueue.workflow_result import WorkflowResult
 
 __all__ = [
     "AppNotFound",
@@ -82,6 +84,7 @@ __all__ = [
     "Signature",
     "SoftTimeLimitExceeded",
     "StampingVisitor",
+    "Step",
     "Task",
     "TaskError",
     "TaskPredicate",
@@ -94,6 +97,8 @@ __all__ = [
     "UnsupportedOption",
     "ValidationError",
     "WorkerLostError",
+    "Workflow",
+    "WorkflowResult",
     "__version__",
     "chain",
     "chord",

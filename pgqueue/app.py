@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
 
+from pgqueue.app_workflows import AppWorkflows
 from pgqueue.bulk import aenqueue_many, enqueue_many
 from pgqueue.client import Client
 from pgqueue.codec import loaded_exception
@@ -19,8 +20,10 @@ from pgqueue.control import Control
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask
+from pgqueue.group_results import GroupResult
 from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, TaskOptions, check_task_options
+from pgqueue.result_sets import ResultSet
 from pgqueue.results import AsyncResult, Results
 from pgqueue.signature import Signature
 from pgqueue.signature import signature as make_signature
@@ -60,7 +63,7 @@ class TaskRegistry(dict[str, Task[..., Any]]):
         raise UnknownTask(f"no task {name!r} is registered{hint}")
 
 
-class PgQueue(Connector):
+class PgQueue(Connector, AppWorkflows):
     """An application: settings, tasks, a database.
 
     Args:
@@ -287,6 +290,14 @@ class PgQueue(Connector):
     ) -> Signature[Any]:
         """Make a signature from a task's name, from a dict (Signature.to_dict) or from another signature."""
         return make_signature(varies, args, kwargs, options, app=self.client, immutable=immutable)
+
+    def GroupResult(self, id: str, results: Iterable[Any] = (), parent: Any = None) -> GroupResult[Any]:  # noqa: N802
+        """Return the result of a group from those of its members; GroupResult.restore() finds them by the id."""
+        return GroupResult(id, results, parent, self)
+
+    def ResultSet(self, results: Iterable[Any] = ()) -> ResultSet[Any]:  # noqa: N802 - Celery's name
+        """Return results as a set to be waited for."""
+        return ResultSet(results, self)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return the result of a job by its task_id."""

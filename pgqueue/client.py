@@ -4,6 +4,7 @@ Every job has its id before it is sent, so that delivery can send it twice.
 """
 
 import contextvars
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -204,6 +205,11 @@ class Client:
         """What an error callback is given, before its own arguments, about a call that failed inline."""
         request = Request(failed.id, failed.name, called_directly=False, is_eager=True)
         return error_args(self._known(name), args, kwargs, request, failed.result, failed.traceback)
+
+    def signature_of(self, name: str) -> inspect.Signature | None:
+        """The parameters of a task's function without the task itself; None of a task that is not registered here."""
+        task = self._tasks.get(name)
+        return None if task is None else task.signature_of_call
 
     def ignores_result(self, name: str) -> bool:
         """Whether calls of a task keep no result unless they say so."""

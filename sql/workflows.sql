@@ -60,6 +60,13 @@ select s.job_id::text, s.step, s.state, s.task, s.run, s.waits_for, s.remaining,
 from pgqueue.workflow_steps s where s.workflow_id = %(workflow_id)s
 order by s.place
 
+-- name: step_outcomes
+-- How those steps ended that did, the first first.
+select r.job_id::text, r.step, r.state, r.result::text, r.error::text, r.propagated
+from pgqueue.workflows w cross join unnest(w.job_ids) i (id) join pgqueue.workflow_results r on r.job_id = i.id
+where w.id = %(workflow_id)s
+order by r.finished_at, r.job_id
+
 -- name: list_edges
 -- The edges of one workflow.
 select e.parent_id::text, e.child_id::text, e.position, e.kind, e.policy

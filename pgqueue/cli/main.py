@@ -26,6 +26,7 @@ COMMANDS = {
     "result": ("pgqueue.cli.call:result", "Print the result of a job."),
     "status": ("pgqueue.cli.status:status", "Show queues, workers and rates."),
     "jobs": ("pgqueue.cli.jobs:jobs", "List, show, cancel and retry jobs."),
+    "workflows": ("pgqueue.cli.workflows:workflows", "List, show, cancel, retry workflows; resolve their events."),
     "purge": ("pgqueue.cli.purge:purge", "Cancel all waiting jobs of a queue."),
     "prune": ("pgqueue.cli.purge:prune", "Drop finished jobs whose time is over."),
     "sql": ("pgqueue.cli.sql:sql", "Run a query."),

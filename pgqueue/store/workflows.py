@@ -9,6 +9,7 @@ from pgqueue.store.columns import array, column, first, joined, nothing, texts
 from pgqueue.store.statement import Queries, Rows, Statement
 
 __all__ = [
+    "StepOutcome",
     "StepRow",
     "WorkflowRow",
     "cancel_workflow",
@@ -21,6 +22,7 @@ __all__ = [
     "prune_workflows",
     "resolve_event",
     "retry_workflow",
+    "step_outcomes",
     "workflow_job_ids",
     "workflow_of_job",
 ]
@@ -59,6 +61,17 @@ class StepRow(NamedTuple):
     error: str | None
     propagated: bool | None
     finished_at: datetime | None
+
+
+class StepOutcome(NamedTuple):
+    """How one step ended, in the order of the query step_outcomes."""
+
+    job_id: str
+    name: str | None
+    state: str
+    result: str | None
+    error: str | None
+    propagated: bool
 
 
 def insert_workflow(
@@ -167,6 +180,13 @@ def list_workflows(
 def list_steps(queries: Queries, workflow_id: str) -> Statement[list[StepRow]]:
     """Return the steps of a workflow in the order in which they were given."""
     return Statement(queries["list_steps"], {"workflow_id": workflow_id}, lambda rows: [StepRow(*row) for row in rows])
+
+
+def step_outcomes(queries: Queries, workflow_id: str) -> Statement[list[StepOutcome]]:
+    """Return how those steps of a workflow ended that did, the first first."""
+    return Statement(
+        queries["step_outcomes"], {"workflow_id": workflow_id}, lambda rows: [StepOutcome(*row) for row in rows]
+    )
 
 
 def list_edges(queries: Queries, workflow_id: str) -> Statement[list[NewEdge]]:

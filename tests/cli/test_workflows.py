@@ -1,0 +1,103 @@
+"""`pgqueue workflows`: list, show, cancel, retry, resolve."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import PgQueue, Workflow, chain, chord, signature
+from tests.cli.rows import Invoke
+
+
+@pytest.fixture
+def app(dsn: str) -> Iterator[PgQueue]:
+    with PgQueue("cli", dsn=dsn) as found:
+        yield found
+
+
+@pytest.fixture
+def order(app: PgQueue) -> str:
+    flow = Workflow("order-17", app=app)
+    pay = flow.step("pay", signature("shop.charge"), compensate=signature("shop.refund"))
+    pick = flow.step("pick", signature("shop.reserve"), when=signature("shop.in_stock"))
+    ok = flow.wait_for("approval", timeout=3600, after=[pay, pick])
+    flow.step("ship", signature("shop.ship"), after=[pay, pick, ok])
+    return flow.apply_async().id
+
+
+def test_list(invoke: Invoke, app: PgQueue, order: str) -> None:
+    (app.signature("a") | app.signature("b")).apply_async()
+    listed = invoke("workflows", "list").out
+    assert re.search(rf"{order} +running +order-17 +0/7", listed)
+    assert len(listed.splitlines()) == 3
+    assert invoke("workflows", "list", "--name", "order*", "--ids").out.split() == [order]
+    assert invoke("workflows", "list", "--state", "failed", "--ids").out == ""
+    assert json.loads(invoke("workflows", "list", "--json", "--name", "order-17").out)[0]["live"] == 7
+    refused = invoke("workflows", "list", "--state", "done")
+    assert (refused.code, "'done' is no state of a workflow" in refused.err) == (2, True)
+
+
+def test_show_draws_the_graph(invoke: Invoke, order: str) -> None:
+    lines = invoke("workflows", "show", order).out.splitlines()
+    assert lines[0].startswith(f"{order}  order-17  running: 0 of 7 steps ended")
+    assert lines[1:] == [
+        "├─ ○ pay  available  shop.charge",
+        "│  ○ ↶ pay.undo  waiting  shop.refund  waits for 1 of 1",
+        "└─ ○ pick.when  available  shop.in_stock",
+        "   ○ pick  waiting  shop.reserve  waits for 1 of 1",
+        "   ○ approval  waiting  after pay, pick  waits for 2 of 2",
+        "   ○ ship  waiting  shop.ship  after pay, pick, approval  waits for 3 of 3",
+    ]
+
+
+def test_show_draws_members_that_look_alike_once(invoke: Invoke, app: PgQueue, conn: psycopg.Connection[Any]) -> None:
+    members = [chain(app.signature("split"), app.signature("count")) for _ in range(3)]
+    sent = chord(members, app.signature("total")).apply_async()
+    row = conn.execute("select workflow_id::text from pgqueue.live_jobs where id = %s", [sent.id]).fetchone()
+    assert row is not None
+    shown = invoke("workflows", "show", row[0]).out.splitlines()
+    assert shown[1:] == [
+        "└─ ○ 3 × split  3 available",
+        "   ○ 3 × count  3 waiting",
+        "   ○ total  waiting  waits for 3 of 3",
+    ]
+    flow = invoke("workflows", "show", row[0], "--mermaid").out.splitlines()
+    assert flow[:6] == [
+        "flowchart TD",
+        '    s0["3 × split<br/>split<br/>3 available"]',
+        '    s1["3 × count<br/>count<br/>3 waiting"]',
+        '    s2["total<br/>waiting"]',
+        "    s0 --> s1",
+        "    s1 --> s2",
+    ]
+    assert len(json.loads(invoke("workflows", "show", row[0], "--json").out)["edges"]) == 6
+
+
+def test_texts_cannot_command_the_terminal_or_the_page(invoke: Invoke, app: PgQueue) -> None:
+    flow = Workflow(app=app)
+    flow.step('"] <b>', signature("x"))
+    sent = flow.apply_async()
+    assert 's0["&quot;] &lt;b&gt;<br/>x<br/>available"]' in invoke("workflows", "show", sent.id, "--mermaid").out
+
+
+def test_cancel_resolve_and_retry(invoke: Invoke, order: str) -> None:
+    assert "waits for no event 'other'" in invoke("workflows", "resolve", order, "other").err
+    assert "a text needs quotes" in invoke("workflows", "resolve", order, "approval", "yes").err
+    resolved = invoke("workflows", "resolve", order, "approval", '{"by": "ann"}')
+    assert (resolved.code, resolved.err) == (0, "pgqueue: approval is resolved\n")
+    assert invoke("workflows", "resolve", order, "approval").code == 2
+    done = invoke("workflows", "cancel", order)
+    assert (done.code, done.out) == (0, f"{order}  5 steps cancelled\n")
+    again = invoke("workflows", "cancel", order, "--json")
+    assert (again.code, json.loads(again.out)[0]["outcome"]) == (1, "nothing to do: it is cancelled")
+    shown = invoke("workflows", "show", order).out
+    assert "✗ ship  cancelled" in shown
+    assert "– ↶ pay.undo  skipped" in shown
+    assert invoke("workflows", "retry", order).out == f"{order}  5 steps to run again\n"
+    assert "running: " in invoke("workflows", "show", order).out
+    missing = invoke("workflows", "cancel", "nothing")
+    assert (missing.code, "no such workflow" in missing.out) == (1, True)
+    assert "no workflow" in invoke("workflows", "show", "nothing").err
