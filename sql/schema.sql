@@ -1275,7 +1275,7 @@ begin
     end loop;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgqueue.finish_jobs(p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval)
+CREATE OR REPLACE FUNCTION pgqueue.finish_jobs(p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval, p_micros bigint[] DEFAULT NULL::bigint[])
  RETURNS uuid[]
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
@@ -1296,9 +1296,11 @@ declare
     v_steps uuid[];
 begin
     with locked as materialized (
-        select k.*, d.result, d.error, d.traceback
+        select k.*, d.result, d.error, d.traceback,
+               greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at
         from (select distinct on (u.id, u.token) *
-              from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks) u (id, token, result, error, traceback)
+              from unnest(p_ids, p_tokens, p_results, p_errors, p_tracebacks, p_micros)
+              u (id, token, result, error, traceback, micros)
               order by u.id, u.token) d
         cross join lateral (
             select j.* from pgqueue.live_jobs j
@@ -1310,13 +1312,13 @@ begin
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
             priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id, workflow_id, step)
-        select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
+        select id, seq, enqueued_at, run_at, expires_at, begun_at, v_now, v_keep, worker_id, attempt,
                priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
                root_id, parent_id, workflow_id, step
         from locked
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
-        select id, attempt, 'failed', worker_id, started_at, v_now, v_keep, error::json, traceback
+        select id, attempt, 'failed', worker_id, begun_at, v_now, v_keep, error::json, traceback
         from locked where p_state = 'failed'
     )
     select count(*), count(pg_notify('pgqueue/results', id::text)) filter (where waited_for),
@@ -1521,24 +1523,33 @@ AS $function$
 declare
     v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
     v_missing uuid[];
+    v_kept timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtext('pgqueue/workflows'), 0) then
         return 0;
     end if;
-    with missing as (
-        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
-        select distinct on (e.parent_id) e.parent_id, e.workflow_id, 'cancelled', v_error, clock_timestamp()
+    with candidates as (
+        select j.job_id, j.workflow_id from pgqueue.workflow_joins j where j.state = 'waiting'
+        union
+        select e.parent_id, e.workflow_id
         from pgqueue.workflow_joins j
         join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id
         where j.state = 'waiting'
-          and not exists (select from pgqueue.live_jobs l where l.id = e.parent_id)
-          and not exists (select from pgqueue.workflow_results r where r.job_id = e.parent_id)
+    ), missing as (
+        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
+        select c.job_id, c.workflow_id, 'cancelled', v_error, clock_timestamp()
+        from candidates c
+        where not exists (select from pgqueue.live_jobs l where l.id = c.job_id)
+          and not exists (select from pgqueue.workflow_results r where r.job_id = c.job_id)
         on conflict do nothing
-        returning job_id
+        returning job_id, workflow_id
     )
-    select array_agg(job_id) into v_missing from missing;
+    select array_agg(m.job_id), max(coalesce(clock_timestamp() + w.keep, 'infinity')) into v_missing, v_kept
+    from missing m join pgqueue.workflows w on w.id = m.workflow_id;
     if v_missing is not null then
-        perform pgqueue.advance_from(v_missing, null, clock_timestamp() + interval '1 day');
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_missing) order by j.job_id for update;
+        update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_missing);
+        perform pgqueue.advance_from(v_missing, null, v_kept);
     end if;
     return coalesce(cardinality(v_missing), 0);
 end $function$;
@@ -1850,7 +1861,7 @@ begin
     return found;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgqueue.retry_jobs(p_ids uuid[], p_tokens bigint[], p_delays double precision[], p_errors text[], p_tracebacks text[], p_changes text[], p_keep interval)
+CREATE OR REPLACE FUNCTION pgqueue.retry_jobs(p_ids uuid[], p_tokens bigint[], p_delays double precision[], p_errors text[], p_tracebacks text[], p_changes text[], p_keep interval, p_micros bigint[] DEFAULT NULL::bigint[])
  RETURNS uuid[]
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
@@ -1869,17 +1880,17 @@ declare
 begin
     perform pg_current_xact_id();
     with locked as materialized (
-        select k.id, k.attempt, k.worker_id, k.started_at, d.delay, d.error, d.traceback, d.changes::json as changes
+        select k.id, k.attempt, k.worker_id, greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at, d.delay, d.error, d.traceback, d.changes::json as changes
         from (select distinct on (u.id, u.token) *
-              from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes)
-              u (id, token, delay, error, traceback, changes) order by u.id, u.token) d
+              from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes, p_micros)
+              u (id, token, delay, error, traceback, changes, micros) order by u.id, u.token) d
         cross join lateral (
             select j.id, j.attempt, j.worker_id, j.started_at from pgqueue.live_jobs j
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
             offset 0 for update of j) k
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
-        select id, attempt, 'retried', worker_id, started_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
+        select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
         from locked
     ), again as (
         update pgqueue.live_jobs j set
@@ -1951,7 +1962,11 @@ begin
         update pgqueue.workflow_joins j set
             state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
             skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null, event = null
-        from unnest(v_again) n (id)
+        from (
+            select unnest(v_again)
+            union  -- those that still wait, and had counted these steps
+            select e.child_id from pgqueue.workflow_edges e join pgqueue.workflow_joins c on c.job_id = e.child_id
+            where e.parent_id = any (v_again) and c.state = 'waiting') n (id)
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                    bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused

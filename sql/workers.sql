@@ -10,7 +10,7 @@ returning id
 select pgqueue.renew_lease(%(worker_id)s, make_interval(secs => %(lease)s), %(running)s, %(finished)s),
        exists (select from pgqueue.workers w
                where w.stopped_at is null and w.rescued_at is null
-                 and (w.lost_at is not null or w.lease_expires_at < clock_timestamp()))
+                 and (w.lost_at is not null or pgqueue.lease_ends(w.heartbeat_at, w.lease_expires_at) < clock_timestamp()))
 
 -- name: stop_worker
 -- The worker ended in order and holds nothing.

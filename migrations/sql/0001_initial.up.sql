@@ -686,6 +686,14 @@ begin
     return v_ids;
 end $$;
 
+-- When a worker counts as dead that has not been heard of since: an outage of the server is not held against anyone. Its
+-- lease begins anew with the server.
+create function pgqueue.lease_ends(p_heartbeat_at timestamptz, p_lease_expires_at timestamptz) returns timestamptz
+language sql stable parallel safe
+return case when isfinite(p_lease_expires_at)
+            then greatest(p_lease_expires_at, pg_postmaster_start_time() + (p_lease_expires_at - p_heartbeat_at))
+            else p_lease_expires_at end;
+
 -- Declares workers whose lease ran out dead, ends their database sessions, and gives their jobs back, a bounded number
 -- at a time. Any worker may call it; each dead worker is handled by one caller at a time.
 -- It runs where leases are renewed, and so waits for no lock longer than two seconds.
@@ -705,7 +713,8 @@ declare
 begin
     for v_worker in
         select w.* from pgqueue.workers w
-        where w.stopped_at is null and w.rescued_at is null and (w.lost_at is not null or w.lease_expires_at < clock_timestamp())
+        where w.stopped_at is null and w.rescued_at is null and (w.lost_at is not null
+              or pgqueue.lease_ends(w.heartbeat_at, w.lease_expires_at) < clock_timestamp())
         order by w.id for update skip locked
     loop
         if v_worker.lost_at is null then

@@ -81,6 +81,8 @@ class Lease:
         self._on_cancel = on_cancel
         self._on_evicted = on_evicted
         self._connection: psycopg.Connection[Any] | None = None
+        self._renewed_at = 0.0
+        self._rescues_from = 0.0
         self._beat_now = threading.Event()
         self._stopping = False
         self.worker_id: int | None = None
@@ -94,6 +96,7 @@ class Lease:
         """
         self._connection = connection
         self._enter(self._connection)
+        self._renewed_at = time.monotonic()
         self._expire_predecessors(self._connection)
         self._rescue(self._connection)
         self._thread.start()
@@ -154,7 +157,12 @@ class Lease:
                 self._on_evicted()
             elif beat.asked:
                 self._on_cancel(set(beat.asked))
-            if beat.dead_wait:
+            now = time.monotonic()
+            if now - self._renewed_at > 2 * self._heartbeat_seconds:
+                # It was cut off or suspended itself, and perhaps others with it: they get a lease's time to come back.
+                self._rescues_from = now + self._lease_seconds
+            self._renewed_at = now
+            if beat.dead_wait and now >= self._rescues_from:
                 self._rescue(connection)
         if self.worker_id is None:
             self._enter(connection)

@@ -330,6 +330,23 @@ def test_a_lost_job_that_was_asked_to_stop_is_cancelled_and_its_waiter_told(stor
     assert listened(ear.conn) == [attempt.job.id]
 
 
+def test_a_lease_that_ran_out_while_the_server_was_down_begins_anew_with_it(store: Store) -> None:
+    worker = store.worker()
+    job_id = store.enqueue()
+    store.record(store.claim(worker))
+    # Last heard of two hours before the server started; by its length, the lease lasted until an hour ago.
+    last = """update pgqueue.workers set heartbeat_at = pg_postmaster_start_time() - interval '2 hours',
+              lease_expires_at = pg_postmaster_start_time() - interval '2 hours' + %s * """
+    length = "(clock_timestamp() - pg_postmaster_start_time() + interval '1 hour')"
+    store.rows(last + length, [1.0])
+    assert store.rescue() == {}
+    renew = workers.renew_lease(store.queries, store.worker(), 60, 0, 0)
+    assert not store.run(renew).dead_wait
+    store.rows(last + "(clock_timestamp() - pg_postmaster_start_time())", [0.5])
+    assert store.run(renew).dead_wait
+    assert store.rescue() == {job_id: "available"}
+
+
 def test_a_dead_worker_is_rescued_in_batches_and_once(store: Store) -> None:
     dead, alive = store.worker(name="dead"), store.worker(name="alive")
     lost, kept = store.enqueue_many(5), store.enqueue_many(2, queue="other")

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 
 from pgqueue import PgQueue, current_connection
@@ -61,6 +62,34 @@ def test_the_jobs_of_a_dead_predecessor_on_this_host_are_rescued_at_once(
     dead = rows.execute("select lost_at, rescued_at from pgqueue.workers order by id limit 1")[0]
     assert dead["lost_at"] is not None
     assert dead["rescued_at"] is not None
+
+
+@pytest.mark.parametrize("lease", [60, 1])
+def test_a_worker_that_was_cut_off_gives_others_a_lease_to_come_back(
+    app: PgQueue, rows: Rows, dsn: str, lease: int
+) -> None:
+    app.conf.update(worker_heartbeat=0.1, worker_lease=lease)
+    with app.worker(pool="threads", concurrency=1), psycopg.connect(dsn) as network:
+        own = rows.worker()["id"]
+        network.execute("select 1 from pgqueue.workers for update")
+        blocked = """select clock_timestamp() - query_start > '0.3 s' as yes from pg_stat_activity
+                     where query ~ 'renew_lease\\(' and wait_event_type = 'Lock'"""
+        wait_until(lambda: [row for row in rows.execute(blocked) if row["yes"]], what="it has missed its heartbeats")
+        (other,) = rows.execute(
+            """insert into pgqueue.workers (name, hostname, pid, instance, app, version, queues, tasks, at_most_once,
+                                            pools, heartbeat_at, lease_expires_at)
+               values ('cut off, too', 'h', 1, 'i', '', '', '{}', '{}', '{}', '{}', '2026-01-01', '2026-01-01')
+               returning id"""
+        )
+        network.commit()
+        heard = "select heartbeat_at as at, clock_timestamp() as now from pgqueue.workers where id = %s"
+        (since,) = rows.execute(heard, [own])
+        wait_until(lambda: rows.execute(heard, [own])[0]["at"] > since["now"], what="it renews its lease again")
+        lost = "select lost_at is not null as yes from pgqueue.workers where id = %s"
+        if lease == 1:
+            wait_until(lambda: rows.execute(lost, [other["id"]])[0]["yes"], what="who does not come back is lost")
+        else:
+            assert not rows.execute(lost, [other["id"]])[0]["yes"]
 
 
 def test_progress_is_written_while_the_task_runs_and_gone_after_it(app: PgQueue, rows: Rows, gate: Gate) -> None:
