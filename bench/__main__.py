@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from bench import drains, enqueues, footprint, latencies, pressure
+from bench import drains, enqueues, footprint, latencies, pressure, workflows
 from bench.report import Figure, table, write
 from bench.run import Group, Run, time_limit
 from bench.server import Server
@@ -33,6 +33,9 @@ GROUPS = (
     Group("due", latencies.due, 40, 60),
     Group("held", pressure.held, 120, 1_800),
     Group("claim-cost", pressure.claim_cost, 90, 900),
+    Group("chords", workflows.chords, 60, 120),
+    Group("crowds", workflows.crowds, 90, 180),
+    Group("chains", workflows.chains, 60, 90),
     Group("idle", footprint.idle, 60, 120),
     Group("import", footprint.imports, 40, 60),
 )

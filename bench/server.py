@@ -77,7 +77,10 @@ class Server:
     def clear(self) -> None:
         """Empty the tables; places in line go on, so that running workers' marks stay true."""
         with self.connect() as connection:
-            connection.execute("truncate pgqueue.live_jobs, pgqueue.finished_jobs, pgqueue.attempts")
+            connection.execute(
+                "truncate pgqueue.live_jobs, pgqueue.finished_jobs, pgqueue.attempts, pgqueue.workflows,"
+                " pgqueue.workflow_edges, pgqueue.workflow_joins, pgqueue.workflow_results"
+            )
 
     def row_widths(self) -> tuple[int, int]:
         """Return the bytes of a row as it is stored: of a job that waits, of one that finished."""

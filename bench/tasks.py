@@ -32,6 +32,12 @@ def function_started() -> int:
     return time.monotonic_ns()
 
 
+@app.task(name="bench.length")
+async def length(values: list[int]) -> int:
+    """Return how many there are."""
+    return len(values)
+
+
 @app.task(name="bench.pause")
 async def pause(seconds: float) -> None:
     """Sleep."""

@@ -1450,6 +1450,12 @@ AS $function$
     where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle' and s.compensates is null
 $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.lease_ends(p_heartbeat_at timestamp with time zone, p_lease_expires_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+RETURN CASE WHEN isfinite(p_lease_expires_at) THEN GREATEST(p_lease_expires_at, (pg_postmaster_start_time() + (p_lease_expires_at - p_heartbeat_at))) ELSE p_lease_expires_at END;
+
 CREATE OR REPLACE FUNCTION pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
  RETURNS TABLE(id uuid, outcome text)
  LANGUAGE plpgsql
@@ -1785,7 +1791,8 @@ declare
 begin
     for v_worker in
         select w.* from pgqueue.workers w
-        where w.stopped_at is null and w.rescued_at is null and (w.lost_at is not null or w.lease_expires_at < clock_timestamp())
+        where w.stopped_at is null and w.rescued_at is null and (w.lost_at is not null
+              or pgqueue.lease_ends(w.heartbeat_at, w.lease_expires_at) < clock_timestamp())
         order by w.id for update skip locked
     loop
         if v_worker.lost_at is null then
@@ -1961,7 +1968,7 @@ begin
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
             state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
-            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null, event = null
+            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null
         from (
             select unnest(v_again)
             union  -- those that still wait, and had counted these steps

@@ -639,8 +639,12 @@ begin
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
             state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
-            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null, event = null
-        from unnest(v_again) n (id)
+            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null
+        from (
+            select unnest(v_again)
+            union  -- those that still wait, and had counted these steps
+            select e.child_id from pgqueue.workflow_edges e join pgqueue.workflow_joins c on c.job_id = e.child_id
+            where e.parent_id = any (v_again) and c.state = 'waiting') n (id)
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                    bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused
@@ -681,24 +685,33 @@ set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 declare
     v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
     v_missing uuid[];
+    v_kept timestamptz;
 begin
     if not pg_try_advisory_xact_lock(hashtext('pgqueue/workflows'), 0) then
         return 0;
     end if;
-    with missing as (
-        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
-        select distinct on (e.parent_id) e.parent_id, e.workflow_id, 'cancelled', v_error, clock_timestamp()
+    with candidates as (
+        select j.job_id, j.workflow_id from pgqueue.workflow_joins j where j.state = 'waiting'
+        union
+        select e.parent_id, e.workflow_id
         from pgqueue.workflow_joins j
         join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id
         where j.state = 'waiting'
-          and not exists (select from pgqueue.live_jobs l where l.id = e.parent_id)
-          and not exists (select from pgqueue.workflow_results r where r.job_id = e.parent_id)
+    ), missing as (
+        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
+        select c.job_id, c.workflow_id, 'cancelled', v_error, clock_timestamp()
+        from candidates c
+        where not exists (select from pgqueue.live_jobs l where l.id = c.job_id)
+          and not exists (select from pgqueue.workflow_results r where r.job_id = c.job_id)
         on conflict do nothing
-        returning job_id
+        returning job_id, workflow_id
     )
-    select array_agg(job_id) into v_missing from missing;
+    select array_agg(m.job_id), max(coalesce(clock_timestamp() + w.keep, 'infinity')) into v_missing, v_kept
+    from missing m join pgqueue.workflows w on w.id = m.workflow_id;
     if v_missing is not null then
-        perform pgqueue.advance_from(v_missing, null, clock_timestamp() + interval '1 day');
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_missing) order by j.job_id for update;
+        update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_missing);
+        perform pgqueue.advance_from(v_missing, null, v_kept);
     end if;
     return coalesce(cardinality(v_missing), 0);
 end $$;
