@@ -33,6 +33,7 @@ from pgqueue.errors import (
     TimeLimitExceeded,
     TimeoutError,
     UnknownCommit,
+    UnknownSchedule,
     UnknownSetting,
     UnknownTask,
     UnsupportedOption,
@@ -41,6 +42,7 @@ from pgqueue.errors import (
 )
 from pgqueue.group_results import GroupResult, result_from_tuple
 from pgqueue.job import JobState
+from pgqueue.recurrence import crontab
 from pgqueue.request import Request, current_connection, get_task_logger
 from pgqueue.result_sets import ResultSet
 from pgqueue.results import AsyncResult
@@ -92,6 +94,7 @@ __all__ = [
     "TimeLimitExceeded",
     "TimeoutError",
     "UnknownCommit",
+    "UnknownSchedule",
     "UnknownSetting",
     "UnknownTask",
     "UnsupportedOption",
@@ -103,6 +106,7 @@ __all__ = [
     "chain",
     "chord",
     "chunks",
+    "crontab",
     "current_connection",
     "get_task_logger",
     "group",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
 
+from pgqueue.app_schedules import AppSchedules
 from pgqueue.app_workflows import AppWorkflows
 from pgqueue.bulk import aenqueue_many, enqueue_many
 from pgqueue.client import Client
@@ -63,7 +64,7 @@ class TaskRegistry(dict[str, Task[..., Any]]):
         raise UnknownTask(f"no task {name!r} is registered{hint}")
 
 
-class PgQueue(Connector, AppWorkflows):
+class PgQueue(Connector, AppSchedules, AppWorkflows):
     """An application: settings, tasks, a database.
 
     Args:
@@ -115,6 +116,7 @@ class PgQueue(Connector, AppWorkflows):
             lambda: _alive(this).freeze(),
             lambda: _alive(this).embedded_worker_count > 0,
         )
+        self._begin_schedules()
 
     # tasks
 
@@ -183,6 +185,8 @@ class PgQueue(Connector, AppWorkflows):
                 import_tasks((*self.conf.imports, *self.conf.include))
                 for packages, related_name in self._to_discover:
                     autodiscover(packages() if callable(packages) else packages, related_name)
+                self.on_after_configure.send(self)
+                self.on_after_finalize.send(self)
                 self.freeze()
             except BaseException:
                 self._finalized = False

@@ -6,7 +6,7 @@ What is "not in this release" is planned; the text names what does the work unti
 __all__ = ["DECLINED", "OLD_NAMES", "decline"]
 
 _LATER = "not in this release; "
-_CRON = _LATER + "until then let cron or a systemd timer run `pgqueue call NAME`"
+_BEAT = "schedules are rows, served by every worker and by `pgqueue beat`; delete this line"
 _BROKER = "there is no broker, jobs are rows: "
 _EXCHANGE = _BROKER + "name queues with task_routes and task_default_queue"
 _RETRY_PUBLISH = (
@@ -28,12 +28,9 @@ _SCHEMA = "tables live in one schema: set `schema`, run `pgqueue migrate`"
 _CORE = "the worker is not built of replaceable parts; delete this line"
 
 DECLINED: dict[str, str] = {
-    "beat_schedule": _CRON,
-    "beat_scheduler": _CRON,
-    "beat_schedule_filename": _CRON,
-    "beat_sync_every": _CRON,
-    "beat_max_loop_interval": _CRON,
-    "beat_cron_starting_deadline": _CRON,
+    "beat_scheduler": _BEAT,
+    "beat_schedule_filename": _BEAT,
+    "beat_sync_every": _BEAT,
     "broker_read_url": _BROKER + "set dsn",
     "broker_write_url": _BROKER + "set dsn",
     "broker_transport_options": _BROKER + "connection parameters belong into the DSN; a lease is worker_lease",

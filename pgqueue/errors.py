@@ -8,6 +8,7 @@ PgQueueError
 ├── ValidationError (ValueError)    bad input, refused before anything is written
 │   ├── EncodingError               a value has no JSON form; names its path
 │   ├── LimitExceeded               a size, depth or range limit; names the limit
+│   ├── UnknownSchedule             there is no schedule of that name
 │   ├── UnknownTask (NotRegistered) no task of that name is registered
 │   └── GraphError                  the steps of a workflow do not fit together: a cycle, a missing step
 ├── ArgumentsError (TypeError)      arguments do not fit the task's signature
@@ -68,6 +69,7 @@ __all__ = [
     "TimeLimitExceeded",
     "TimeoutError",
     "UnknownCommit",
+    "UnknownSchedule",
     "UnknownSetting",
     "UnknownTask",
     "UnsupportedOption",
@@ -106,6 +108,13 @@ class EncodingError(ValidationError):
 
 class LimitExceeded(ValidationError):
     """A size, depth or range limit was passed; the message names it."""
+
+
+class UnknownSchedule(ValidationError, KeyError):
+    """There is no schedule of this name."""
+
+    def __str__(self) -> str:
+        return ValueError.__str__(self)
 
 
 class UnknownTask(ValidationError, KeyError):

@@ -43,7 +43,7 @@ __all__ = [
     "task_identity",
 ]
 
-RESERVED_HEADERS = frozenset({"task_id"})
+RESERVED_HEADERS = frozenset({"task_id", "schedule", "scheduled_for"})
 
 
 class TaskOptions(TypedDict, total=False):

@@ -156,6 +156,12 @@ class Request:
         return list(self.options.get("stamps") or ())
 
     @property
+    def scheduled_for(self) -> datetime | None:
+        """The planned instant of the tick that made this job, whenever it runs; None: no schedule did."""
+        found = self.headers.get("scheduled_for")
+        return datetime.fromisoformat(found) if found else None
+
+    @property
     def correlation_id(self) -> str | None:
         """The id (Celery's other name for it)."""
         return self.id

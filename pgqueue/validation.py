@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pgqueue.dsn import refuse_other_databases
+from pgqueue.recurrence import timing_of
 
 Check = Callable[[Any], Any]
 
@@ -269,6 +270,37 @@ def annotations(value: Any) -> Any:
                     raise _expected("a dict of task name to a dict of options", item)
         elif not isinstance(item, str) and not callable(getattr(item, "annotate", None)):
             raise _expected("a dict, or an object with annotate(task)", item)
+    return found
+
+
+_BEAT_KEYS = frozenset(
+    {
+        *("task", "schedule", "args", "kwargs", "options", "relative", "timezone", "start_at", "end_at", "jitter"),
+        *("catch_up", "catch_up_limit", "starting_deadline", "overlap"),
+    }
+)
+
+
+def beat_schedule(value: Any) -> dict[str, dict[str, Any]]:
+    """Name to entry; what an entry holds is checked together with its task, when a worker starts."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _expected("a dict of name to entry", value)
+    found = {}
+    for name, entry in value.items():
+        if not isinstance(name, str) or not isinstance(entry, Mapping):
+            raise _expected("a dict of name to entry, which is a dict", {name: entry})
+        for key in ("task", "schedule"):
+            if key not in entry:
+                raise ValueError(f"{name!r}: {key} is missing")
+        if unknown := sorted(map(str, entry.keys() - _BEAT_KEYS)):
+            raise ValueError(f"{name!r}: there is no key {unknown[0]!r}; known are {', '.join(sorted(_BEAT_KEYS))}")
+        try:
+            timing_of(entry["schedule"], "UTC")
+        except ValueError as error:
+            raise ValueError(f"{name!r}: schedule: {error}") from None
+        found[name] = dict(entry)
     return found
 
 

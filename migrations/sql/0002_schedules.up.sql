@@ -179,6 +179,8 @@ begin
             if v_kind <> 'object' or v_value ?| array['task_id', 'schedule', 'scheduled_for'] then
                 v_wanted := 'a JSON object without task_id, schedule and scheduled_for is needed';
             end if;
+        elsif v_name in ('stamps', 'over') then
+            null;  -- made and checked by clients
         elsif v_name = 'ignore_result' then
             if v_kind <> 'boolean' then
                 v_wanted := 'true or false is needed';

@@ -1,6 +1,5 @@
 """`pgqueue call` and `pgqueue result`: one job in, one outcome out."""
 
-import json
 import math
 from datetime import datetime
 from typing import Any
@@ -8,37 +7,17 @@ from typing import Any
 import click
 
 from pgqueue.cli import declined
-from pgqueue.cli.options import DURATION, Checked, job_id
+from pgqueue.cli.options import DURATION, INSTANT, JSON_ARRAY, JSON_OBJECT, Checked, instant, job_id
 from pgqueue.cli.session import Session, pass_session
 
 __all__ = ["call", "result"]
-
-
-def _json_of(kind: type, example: str) -> Checked:
-    def convert(text: str) -> Any:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"no JSON ({error}); write {example}") from None
-        if not isinstance(value, kind):
-            raise ValueError(f"a JSON {'array' if kind is list else 'object'} is needed, such as {example}")
-        return value
-
-    return Checked("json", convert)
-
-
-def _instant(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no instant such as 2030-01-31T09:00:00+01:00") from None
 
 
 def _expires(text: str) -> float | datetime:
     try:
         seconds = float(text)
     except ValueError:
-        return _instant(text)
+        return instant(text)
     if not math.isfinite(seconds):
         raise ValueError(f"{text!r} is no number of seconds")
     return seconds
@@ -46,10 +25,10 @@ def _expires(text: str) -> float | datetime:
 
 @click.command(short_help="Enqueue a task by its name.")
 @click.argument("name")
-@click.option("-a", "--args", type=_json_of(list, "'[1, 2]'"), help="Positional arguments, a JSON array.")
-@click.option("-k", "--kwargs", type=_json_of(dict, "'{\"name\": 1}'"), help="Keyword arguments, a JSON object.")
+@click.option("-a", "--args", type=JSON_ARRAY, help="Positional arguments, a JSON array.")
+@click.option("-k", "--kwargs", type=JSON_OBJECT, help="Keyword arguments, a JSON object.")
 @click.option("--countdown", type=float, help="Seconds to wait before it runs.")
-@click.option("--eta", type=Checked("instant", _instant), help="Not before this instant (ISO 8601).")
+@click.option("--eta", type=INSTANT, help="Not before this instant (ISO 8601).")
 @click.option(
     "--expires", type=Checked("seconds|instant", _expires), help="Not after so many seconds, or this instant."
 )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-__all__ = ["CALL", "COMMANDS", "GLOBAL", "INSPECT", "RESULT", "WORKER", "Declined", "refuse"]
+__all__ = ["BEAT", "CALL", "COMMANDS", "GLOBAL", "INSPECT", "RESULT", "WORKER", "Declined", "refuse"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,7 +19,7 @@ class Declined(NamedTuple):
 
 
 _DETACH = "a worker stays in the foreground: let systemd, a container or `nohup … &` keep it"
-_CRON = "there is no beat yet: let cron or a systemd timer run `pgqueue call NAME`"
+_BEAT = "schedules are rows, and every worker serves them: leave it out"
 
 GLOBAL = (
     Declined(("-b", "--broker"), True, "there is no broker: set PGQUEUE_DSN=postgresql://…"),
@@ -30,9 +30,8 @@ GLOBAL = (
     Declined(("--dsn",), True, "everybody sees a command line: set PGQUEUE_DSN, or write pgqueue.toml"),
 )
 WORKER = (
-    Declined(("-B", "--beat"), False, _CRON),
-    Declined(("-s", "--schedule-filename", "--schedule"), True, _CRON),
-    Declined(("--scheduler",), True, _CRON),
+    Declined(("-s", "--schedule-filename", "--schedule"), True, _BEAT),
+    Declined(("--scheduler",), True, _BEAT),
     Declined(("-E", "--task-events", "--events"), False, "every job is a row: look with `pgqueue status` and SQL"),
     Declined(("-O", "--optimization"), True, "jobs go to whichever child is free, always: leave it out"),
     Declined(("--prefetch-multiplier",), True, "set worker_buffer, the seconds of work that are claimed ahead"),
@@ -49,6 +48,11 @@ WORKER = (
     Declined(("-S", "--statedb"), True, "cancelled jobs are rows: leave it out"),
     Declined(("--purge", "--discard"), False, "run `pgqueue purge` before the worker"),
 )
+BEAT = (
+    Declined(("-s", "--schedule"), True, _BEAT),
+    Declined(("-S", "--scheduler"), True, _BEAT),
+    Declined(("-D", "--detach"), False, _DETACH),
+)
 CALL = (
     Declined(("--serializer",), True, "arguments are JSON, always"),
     Declined(("--exchange",), True, "there are no exchanges: use --queue"),
@@ -60,7 +64,6 @@ INSPECT = (
     Declined(("-d", "--destination"), True, "all live workers are shown: filter --json"),
 )
 COMMANDS = {
-    "beat": _CRON,
     "multi": f"start each worker with `pgqueue worker`; {_DETACH}",
     "events": "every job is a row: `pgqueue status --watch`, or SQL over pgqueue.all_jobs",
     "inspect": "use `pgqueue status`, `pgqueue jobs list --state running`, or SQL over pgqueue.workers",

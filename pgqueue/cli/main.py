@@ -21,6 +21,8 @@ __all__ = ["cli", "main"]
 # name: (where, what --help says); loaded one by one, so that --help and each command stay fast.
 COMMANDS = {
     "worker": ("pgqueue.cli.worker:worker", "Run tasks."),
+    "beat": ("pgqueue.cli.beat:beat", "Enqueue the jobs of schedules, without running tasks."),
+    "schedules": ("pgqueue.cli.schedules:schedules", "List, show, add, pause, run and remove schedules."),
     "migrate": ("pgqueue.cli.migrate:migrate", "Create or upgrade the schema."),
     "call": ("pgqueue.cli.call:call", "Enqueue a task by its name."),
     "result": ("pgqueue.cli.call:result", "Print the result of a job."),

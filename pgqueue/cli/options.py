@@ -1,14 +1,26 @@
 """Kinds of option values that several commands take."""
 
+import json
 import math
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import click
 
 from pgqueue import validation
 
-__all__ = ["DURATION", "LIMIT_SECONDS", "QUEUES", "Checked", "job_id"]
+__all__ = [
+    "DURATION",
+    "INSTANT",
+    "JSON_ARRAY",
+    "JSON_OBJECT",
+    "LIMIT_SECONDS",
+    "QUEUES",
+    "Checked",
+    "instant",
+    "job_id",
+]
 
 
 class Checked(click.ParamType[Any]):
@@ -55,9 +67,32 @@ def _limit(text: str) -> float:
     return seconds
 
 
+def _json_of(kind: type, example: str) -> Checked:
+    def convert(text: str) -> Any:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"no JSON ({error}); write {example}") from None
+        if not isinstance(value, kind):
+            raise ValueError(f"a JSON {'array' if kind is list else 'object'} is needed, such as {example}")
+        return value
+
+    return Checked("json", convert)
+
+
+def instant(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no instant such as 2030-01-31T09:00:00+01:00") from None
+
+
 QUEUES = Checked("queues", _queues)
 DURATION = Checked("duration", _duration)
 LIMIT_SECONDS = Checked("seconds", _limit)
+INSTANT = Checked("instant", instant)
+JSON_ARRAY = _json_of(list, "'[1, 2]'")
+JSON_OBJECT = _json_of(dict, "'{\"name\": 1}'")
 
 
 def job_id(text: str) -> str:

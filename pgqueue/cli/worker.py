@@ -113,6 +113,8 @@ def _modules(text: str) -> list[str]:
 @click.option("--autoscale", type=Checked("max,min", _autoscale), help="Let the concurrency follow the load.")
 @click.option("--pidfile", type=click.Path(dir_okay=False), help="Write the process id there.")
 @click.option("--burst", is_flag=True, help="Work until the queues are empty, then leave.")
+@click.option("--no-scheduler", is_flag=True, help="Leave schedules to other workers and `pgqueue beat`.")
+@click.option("-B", "--beat", is_flag=True, hidden=True, help="Celery's flag: every worker serves schedules anyway.")
 @click.option("--reload", is_flag=True, help="Start anew whenever a source file changes (development).")
 @declined.refuse(declined.WORKER)
 @pass_session
@@ -127,6 +129,8 @@ def worker(
     concurrency: int | None,
     autoscale: tuple[int, int] | None,
     include: list[str] | None,
+    no_scheduler: bool,
+    beat: bool,
     **options: Any,
 ) -> int:
     """Run tasks of the application until told to stop.
@@ -139,6 +143,8 @@ def worker(
         )
     if autoscale is not None and concurrency is not None:
         raise click.UsageError("give --concurrency or --autoscale, not both", ctx)
+    if beat and no_scheduler:
+        raise click.UsageError("give --beat or --no-scheduler, not both", ctx)
     both = set(options["queues"] or ()) & set(options["exclude_queues"] or ())
     if both:
         raise click.UsageError(f"queue {min(both)!r} is in --queues and in --exclude-queues", ctx)
@@ -154,6 +160,7 @@ def worker(
         soft_time_limit=soft_time_limit,
         concurrency=concurrency,
         autoscale=autoscale,
+        scheduler=not no_scheduler,
         include=tuple(include or ()),
         spec=session.app_name,
         **options,

@@ -28,6 +28,7 @@ class WorkerPlan:
         autoscale: (most, least) children of the processes pool; None: fixed.
         in_process: run jobs in threads of this process instead of children.
         burst: end when nothing is left to do.
+        scheduler: serve schedules, too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class WorkerPlan:
     autoscale: tuple[int, int] | None = None
     in_process: bool = False
     burst: bool = False
+    scheduler: bool = True
     include: tuple[str, ...] = ()
     loglevel: str = "WARNING"
     logfile: str | None = None
@@ -110,6 +112,7 @@ def make_plan(
     autoscale: tuple[int, int] | None = None,
     in_process: bool = False,
     burst: bool = False,
+    scheduler: bool = True,
     include: tuple[str, ...] = (),
     loglevel: str = "WARNING",
     logfile: str | None = None,
@@ -162,6 +165,7 @@ def make_plan(
         autoscale=autoscale,
         in_process=in_process or sys.platform == "win32",
         burst=burst,
+        scheduler=scheduler and not burst,
         include=include,
         loglevel=loglevel,
         logfile=logfile,

@@ -21,6 +21,7 @@ from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run
 from pgqueue.store.workers import isolation_level, read_committed, register_worker
+from pgqueue.worker.beat import scheduler_of
 from pgqueue.worker.claimer import Claimer
 from pgqueue.worker.completer import BATCH, Completer, Entry
 from pgqueue.worker.executor import Executor
@@ -32,6 +33,7 @@ from pgqueue.worker.listener import Listener
 from pgqueue.worker.maintenance import Maintenance
 from pgqueue.worker.plan import WorkerPlan
 from pgqueue.worker.pool import Pool
+from pgqueue.worker.scheduler import Scheduler
 from pgqueue.worker.session import PatientConnection, first_connection, mind_poolers
 from pgqueue.worker.supervisor import Supervisor
 
@@ -140,6 +142,9 @@ class Worker:
         self._maintenance = Maintenance(
             lambda: self._connect(patience=MAINTENANCE_SECONDS), self._queries, self._partition_days
         )
+        self._scheduler: Scheduler | None = None
+        if plan.scheduler:
+            self._scheduler = scheduler_of(app, plan.spec, self._connect, lambda: self.lease.worker_id)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -171,6 +176,8 @@ class Worker:
         self._claimer.start()
         threading.Thread(target=self._supervise, name="pgqueue-supervisor", daemon=True).start()
         self._maintenance.start()
+        if self._scheduler is not None:
+            self._scheduler.start()
 
     def request_stop(self) -> None:
         """Begin a warm stop; asked again, do not wait for running jobs. Safe from any thread."""
@@ -345,6 +352,8 @@ class Worker:
     def _shut_down(self) -> None:
         try:
             self._stopping.set()
+            if self._scheduler is not None:
+                self._scheduler.stop()
             self._claimer.stop()
             self._release(held for pool in self.pools.values() for held in pool.close())
             until = time.monotonic() + self.app.conf.worker_shutdown_timeout

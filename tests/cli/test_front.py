@@ -68,7 +68,7 @@ def test_version() -> None:
         (["nonsense"], "No such command 'nonsense'"),
         (["worker", "--nonsense"], "--nonsense"),
         (["worker", "-A", "tasks"], "It stands before the command: pgqueue -A"),
-        (["beat"], "beat: there is no beat yet: let cron"),
+        (["beat", "-S", "x"], "-S/--scheduler is not supported: schedules are rows"),
         (["-b", "redis://h", "worker"], "-b/--broker is not supported: there is no broker: set PGQUEUE_DSN"),
         (["--workdir", "/nowhere", "status"], "/nowhere"),
         (["worker", "-c", "0"], "0 is not between 1 and 10000"),
@@ -152,7 +152,7 @@ def test_commands_of_celery_are_refused_by_name(name: str) -> None:
 
 
 def test_real_commands_refuse_in_one_line(tmp_path: Path) -> None:
-    assert "-B/--beat is not supported" in refused(run("worker", "-B", cwd=tmp_path))
+    assert "-s/--schedule-filename/--schedule is not supported" in refused(run("worker", "-s", "f", cwd=tmp_path))
     assert "which application?" in refused(run("worker", cwd=tmp_path, PGQUEUE_DSN="postgresql://h/d"))
     assert "no module 'nowhere'" in refused(run("-A", "nowhere", "status", cwd=tmp_path))
 
@@ -330,6 +330,7 @@ def test_worker_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.Mon
         "logfile": "log",
         "pidfile": "pid",
         "burst": True,
+        "scheduler": True,
         "reload": False,
         "spec": "shop_with_options",
     }

@@ -225,7 +225,7 @@ def test_mapped_settings_are_kept_under_our_name(conf: Conf) -> None:
         conf.broker_pool_limit = None
 
 
-@pytest.mark.parametrize("name", ["beat_schedule", "redis_host", "worker_prefetch_multiplier", "result_backend"])
+@pytest.mark.parametrize("name", ["beat_scheduler", "redis_host", "worker_prefetch_multiplier", "result_backend"])
 def test_declined_settings_name_the_way_out(conf: Conf, name: str) -> None:
     way_out = decline(name)
     assert way_out
@@ -327,7 +327,7 @@ def test_foreign_variables_of_our_prefix_do_no_harm(tmp_path: Path) -> None:
         ('timezone = "UTC"\r\ntimezone = "UTC"\r\n', r"pgqueue.toml:2: "),
         ('# \n\nworker_lease = "30s"\n', r"pgqueue.toml:3: worker_lease: expected seconds"),
         ("\ntimezoon = 'UTC'\n", r"pgqueue.toml:2: no setting 'timezoon'; did you mean 'timezone'"),
-        ("\n\n[beat_schedule.x]\ntask = 'a'\n", r"pgqueue.toml:3: beat_schedule: not in this release"),
+        ("\n\n[beat_schedule.x]\ntask = 'a'\n", r"pgqueue.toml:3: beat_schedule: 'x': schedule is missing"),
         (b'timezone = "UTC"\n# \xff\n', r"pgqueue.toml:2: not UTF-8 \(byte 0xff\)"),
         ('timezone = "UTC"\n'.encode("utf-16"), r"pgqueue.toml:1: not UTF-8"),
         (b"#" * 1_000_001, r"pgqueue.toml: larger than 1,000,000 bytes"),
