@@ -309,6 +309,7 @@ create view all_workflows as
             WHEN s.live > 0 THEN 'running'::text
             WHEN w.cancelled_at IS NOT NULL THEN 'cancelled'::text
             WHEN s.failed > 0 THEN 'failed'::text
+            WHEN s.cancelled > 0 THEN 'cancelled'::text
             ELSE 'succeeded'::text
         END AS state,
     s.steps,
@@ -329,7 +330,7 @@ create view all_workflows as
             count(*) FILTER (WHERE r.job_id IS NULL AND l.id IS NOT NULL) AS live,
             count(*) FILTER (WHERE r.state = 'succeeded'::text) AS succeeded,
             count(*) FILTER (WHERE r.state = 'failed'::text AND NOT pgqueue.is_tolerated(r.job_id)) AS failed,
-            count(*) FILTER (WHERE r.state = ANY (ARRAY['cancelled'::text, 'expired'::text])) AS cancelled,
+            count(*) FILTER (WHERE (r.state = ANY (ARRAY['cancelled'::text, 'expired'::text])) AND NOT pgqueue.is_tolerated(r.job_id) OR r.job_id IS NULL AND l.id IS NULL) AS cancelled,
             count(*) FILTER (WHERE r.state = 'skipped'::text) AS skipped,
             max(r.finished_at) AS finished_at
            FROM unnest(w.job_ids) i(id)
@@ -342,7 +343,7 @@ create view workflow_steps as
     w.name AS workflow,
     i.place,
     i.id AS job_id,
-    COALESCE(l.step, r.step) AS step,
+    COALESCE(l.step, r.step, j.step) AS step,
     COALESCE(r.state, l.state, 'deleted'::text) AS state,
     COALESCE(l.task, f.task) AS task,
     r.result,
@@ -1544,9 +1545,9 @@ begin
         join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id
         where j.state = 'waiting'
     ), missing as (
-        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
-        select c.job_id, c.workflow_id, 'cancelled', v_error, clock_timestamp()
-        from candidates c
+        insert into pgqueue.workflow_results (job_id, workflow_id, step, state, error, finished_at)
+        select c.job_id, c.workflow_id, p.step, 'cancelled', v_error, clock_timestamp()
+        from candidates c left join pgqueue.workflow_joins p on p.job_id = c.job_id
         where not exists (select from pgqueue.live_jobs l where l.id = c.job_id)
           and not exists (select from pgqueue.workflow_results r where r.job_id = c.job_id)
         on conflict do nothing

@@ -698,9 +698,9 @@ begin
         join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id
         where j.state = 'waiting'
     ), missing as (
-        insert into pgqueue.workflow_results (job_id, workflow_id, state, error, finished_at)
-        select c.job_id, c.workflow_id, 'cancelled', v_error, clock_timestamp()
-        from candidates c
+        insert into pgqueue.workflow_results (job_id, workflow_id, step, state, error, finished_at)
+        select c.job_id, c.workflow_id, p.step, 'cancelled', v_error, clock_timestamp()
+        from candidates c left join pgqueue.workflow_joins p on p.job_id = c.job_id
         where not exists (select from pgqueue.live_jobs l where l.id = c.job_id)
           and not exists (select from pgqueue.workflow_results r where r.job_id = c.job_id)
         on conflict do nothing
@@ -746,7 +746,7 @@ end $$;
 -- What people query --------------------------------------------------------------------------------------------------
 
 create view pgqueue.workflow_steps as
-select w.id as workflow_id, w.name as workflow, i.place, i.id as job_id, coalesce(l.step, r.step) as step,
+select w.id as workflow_id, w.name as workflow, i.place, i.id as job_id, coalesce(l.step, r.step, j.step) as step,
        coalesce(r.state, l.state, 'deleted') as state, coalesce(l.task, f.task) as task, r.result, r.error, r.finished_at,
        j.total as waits_for, j.remaining, j.run, j.compensates, r.propagated
 from pgqueue.workflows w
@@ -759,7 +759,8 @@ left join lateral (select k.task from pgqueue.finished_jobs k where k.id = i.id 
 create view pgqueue.all_workflows as
 select w.id, w.name, case when s.live > 0 then 'running'
                           when w.cancelled_at is not null then 'cancelled'
-                          when s.failed > 0 then 'failed' else 'succeeded' end as state,
+                          when s.failed > 0 then 'failed'
+                          when s.cancelled > 0 then 'cancelled' else 'succeeded' end as state,
        s.steps, s.live, s.succeeded, s.failed, s.cancelled, s.skipped, w.created_at, w.deadline_at, w.cancelled_at,
        case when s.live = 0 then s.finished_at end as finished_at
 from pgqueue.workflows w
@@ -767,7 +768,8 @@ cross join lateral (
     select count(*) as steps, count(*) filter (where r.job_id is null and l.id is not null) as live,
            count(*) filter (where r.state = 'succeeded') as succeeded,
            count(*) filter (where r.state = 'failed' and not pgqueue.is_tolerated(r.job_id)) as failed,
-           count(*) filter (where r.state in ('cancelled', 'expired')) as cancelled,
+           count(*) filter (where r.state in ('cancelled', 'expired') and not pgqueue.is_tolerated(r.job_id)
+                                  or r.job_id is null and l.id is null) as cancelled,
            count(*) filter (where r.state = 'skipped') as skipped, max(r.finished_at) as finished_at
     from unnest(w.job_ids) i (id)
     left join pgqueue.live_jobs l on l.id = i.id

@@ -247,6 +247,18 @@ def test_an_expired_and_a_lost_member(graph: Graph) -> None:
     graph.store.finish([found["a"]], "expired")
     graph.store.lose([found["b"]], limit=1)
     assert graph.states == {"a": "expired", "b": "failed", "after_a": "cancelled", "after_b": "failed"}
+    assert graph.state == "failed"
+
+
+def test_a_workflow_of_which_a_part_was_cancelled_is_not_a_success(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).enqueue()
+    store = graph.store
+    store.run(jobs.cancel_jobs(store.queries, [graph.ids["a"]], False, 60))
+    assert graph.state == "cancelled"
+    other = Graph(store).step("a").step("b", ["a"], policy="ignore").enqueue()
+    store.run(jobs.cancel_jobs(store.queries, [other.ids["a"]], False, 60))
+    other.run()
+    assert other.state == "succeeded"
 
 
 def test_a_skipped_parent_counts_as_done_unless_all_are(graph: Graph) -> None:
@@ -332,6 +344,16 @@ def test_an_early_event_is_kept_and_a_second_refused(graph: Graph) -> None:
         graph.resolve("ok", '"no"')
     graph.finish(graph.claim()["a"])
     assert json.loads(graph.claim()["b"].job.args or "") == ["yes"]
+
+
+def test_an_early_event_outlives_a_failure(graph: Graph) -> None:
+    graph.step("a").step("ok", ["a"], run="wait").step("b", ["ok"], inputs="value").enqueue()
+    graph.resolve("ok")
+    graph.run(failing=["a"])
+    store = graph.store
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == ["a", "b"]
+    assert graph.outcome("ok")[0] == '"yes"'
 
 
 def test_an_event_that_nobody_waits_for(graph: Graph) -> None:
