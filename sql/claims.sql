@@ -61,8 +61,16 @@ select keys, others, asleep from pgqueue.fall_asleep(%(queues)s::text[])
 select pgqueue.wake_up(%(queues)s::text[], %(hand_over)s)
 
 -- name: begin_task
--- Begins a transactional task: the id by which its end knows that the transaction is still the same.
-select pg_current_xact_id()::text
+-- Begins a transactional task: the id by which its end knows that the transaction is still the same, and what tells the
+-- session that has it open, should its process die.
+select pg_current_xact_id()::text, pg_backend_pid(), pg_current_xact_id()::xid::text
+
+-- name: end_transactions
+-- Of processes that died in the middle of a statement: the server would notice at its end only, and keep its locks. A
+-- session that has another transaction open by now is another's.
+select pg_terminate_backend(a.pid)
+from unnest(%(pids)s::integer[], %(xids)s::text[]) u (pid, xid)
+join pg_stat_activity a on a.pid = u.pid and a.backend_xid::text = u.xid and a.datname = current_database()
 
 -- name: finish_task
 -- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost.

@@ -4,7 +4,7 @@ Arrays of ids, numbers and names that cannot need quoting travel as PostgreSQL a
 string to send, and not 500 values to adapt.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pgqueue.job import ClaimedJob, LookRow
@@ -13,6 +13,7 @@ from pgqueue.store.statement import Queries, Rows, Statement
 __all__ = [
     "SEPARATOR",
     "claim_jobs",
+    "end_transactions",
     "fall_asleep",
     "finish_jobs",
     "finished_attempts",
@@ -189,6 +190,12 @@ def rescue_jobs(
         {"lost_limit": lost_limit, "limit": limit, "keep": _interval(keep_seconds)},
         lambda rows: [(row[1], str(row[2]), row[3]) for row in rows],
     )
+
+
+def end_transactions(queries: Queries, open_ones: Mapping[int, str]) -> Statement[int]:
+    """End sessions (process id) that still have a transaction (its id) open; returns how many."""
+    params = {"pids": _array(open_ones), "xids": _array(open_ones.values())}
+    return Statement(queries["end_transactions"], params, len)
 
 
 def first_places(

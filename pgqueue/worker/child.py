@@ -78,6 +78,7 @@ class _ProcessRunner:
         self._recalled = False
         self._stopping = False
         progress_sink.set(self._progress)
+        executor.transactions.on_begin = lambda pid, xid: self._send(("transaction", pid, xid))
         signal.signal(signal.SIGUSR2, self._on_recall)
         signal.signal(signal.SIGALRM, self._on_soft_limit)
 
@@ -172,6 +173,7 @@ def _run_threads(
     executor: Executor, slots: int, board: RunBoard, channel: Channel, messages: list[tuple[Any, ...]] | None
 ) -> None:
     runner = ThreadRunner(executor, slots, board, channel.send)
+    executor.transactions.on_begin = lambda pid, xid: runner.send(("transaction", pid, xid))
     runner.send(("ready", os.getpid()))
     while messages is not None:
         for message in messages:
@@ -197,6 +199,7 @@ async def _run_loop(
     messages: list[tuple[Any, ...]] | None,
 ) -> None:
     runner = LoopRunner(executor, slots, board, channel.send)
+    executor.transactions.on_begin = lambda pid, xid: runner.send(("transaction", pid, xid))
     runner.send(("ready", os.getpid()))
     ended = asyncio.Event()
 

@@ -9,14 +9,22 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import psycopg
 
 from pgqueue.codec import clean_text, encode_error
 from pgqueue.errors import PgQueueError
-from pgqueue.store.claims import finish_jobs, finished_attempts, lose_jobs, record_jobs, release_jobs, retry_jobs
+from pgqueue.store.claims import (
+    end_transactions,
+    finish_jobs,
+    finished_attempts,
+    lose_jobs,
+    record_jobs,
+    release_jobs,
+    retry_jobs,
+)
 from pgqueue.store.jobs import update_progress
 from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
@@ -62,6 +70,7 @@ class Completer:
         self._on_progress = on_progress
         self._entries: deque[Entry] = deque()
         self._progress: dict[str, tuple[int, str]] = {}
+        self._left_open: deque[Mapping[int, str]] = deque()
         self._begun: deque[tuple[list[Held], Recorded | None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -107,6 +116,13 @@ class Completer:
         self._begun.append((begun, then))
         self._wake.set()
 
+    def end_transactions(self, left_open: Mapping[int, str]) -> None:
+        """End what a dead process left open (transaction ids by their session's pid) before what is put from now on.
+
+        Safe from any thread.
+        """
+        self._left_open.append(left_open)
+
     def _work(self) -> None:
         delay = 0.1
         while True:
@@ -138,6 +154,9 @@ class Completer:
                 return
 
     def _write_some(self) -> None:
+        while self._left_open:
+            self._run(end_transactions(self._queries, self._left_open[0]))
+            self._left_open.popleft()
         self._record()
         self._write_progress()
         batch: list[Entry] = []

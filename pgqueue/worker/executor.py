@@ -75,7 +75,7 @@ class Executor:
         self._tasks = app.tasks
         self._known = app.results.known
         self._hostname = hostname
-        self._transactions = Transactions(app, application_name)
+        self.transactions = Transactions(app, application_name)
 
     def task(self, job: JobToRun) -> Task[..., Any]:
         """Return the task of a job."""
@@ -155,7 +155,7 @@ class Executor:
         mark = current_request.set(request)
         try:
             if task.transactional:
-                self._transactions.run(job.id, job.token, task, request, args, kwargs)
+                self.transactions.run(job.id, job.token, task, request, args, kwargs)
                 return (job.number, "settled")
             value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
             return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
@@ -173,7 +173,7 @@ class Executor:
         current_request.set(request)
         try:
             if task.transactional:
-                await self._transactions.arun(job.id, job.token, task, request, args, kwargs)
+                await self.transactions.arun(job.id, job.token, task, request, args, kwargs)
                 return (job.number, "settled")
             value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
             return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
@@ -182,11 +182,11 @@ class Executor:
 
     def end_thread(self) -> None:
         """Close what the calling thread keeps open for its jobs."""
-        self._transactions.close_thread()
+        self.transactions.close_thread()
 
     async def end_loop(self) -> None:
         """Close what the running event loop keeps open for its jobs."""
-        await self._transactions.close_loop()
+        await self.transactions.close_loop()
 
     def refused(self, job: JobToRun, error: BaseException) -> Outcome:
         """Return the outcome of a job whose arguments cannot even be decoded."""

@@ -359,20 +359,17 @@ class Pool:
         """Take no more jobs; returns those that were not started here, and recalls those that wait in hosts."""
         with self._lock:
             self.closed = True
-            waiting = [*self._buffer, *self._careful]
-            self._buffer.clear()
-            self._careful.clear()
-            self._load -= len(waiting)
             for station in self.stations:
                 if len(station.sent) > 0 and station.host.ready:
                     station.host.recall()
-        return waiting
+            return self.drain()
 
     def drain(self) -> list[Held]:
         """Return what came back after close()."""
         with self._lock:
-            waiting = list(self._buffer)
+            waiting = [*self._buffer, *self._careful]
             self._buffer.clear()
+            self._careful.clear()
             self._load -= len(waiting)
         return waiting
 

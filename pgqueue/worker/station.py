@@ -20,6 +20,7 @@ class Station:
         retiring: it gets no more jobs and ends when idle.
         recalled: it was asked for what it has not started.
         stuck: all that it runs runs long; nothing is to wait behind that.
+        transactions: that its jobs have begun last, by the process id of their session.
         to_record: something may run here whose beginning is to be recorded soon.
     """
 
@@ -32,6 +33,7 @@ class Station:
         self.retiring = False
         self.recalled = False
         self.stuck = False
+        self.transactions: dict[int, str] = {}
         self.to_record = False
         self._started_then = 0
         self._looked_at = 0.0

@@ -33,6 +33,7 @@ class Supervisor:
         hard_limit: the hard time limit of an attempt in seconds, or None.
         may_start: whether new children may be started now.
         on_progress: takes (job id, token, progress) of update_state().
+        on_death: takes the transactions that a child had begun, before its jobs are accounted for.
         attention: set when `tick` is to be called soon.
     """
 
@@ -45,6 +46,7 @@ class Supervisor:
         hard_limit: Callable[[Held], float | None],
         may_start: Callable[[], bool],
         on_progress: Callable[[str, int, str], None],
+        on_death: Callable[[dict[int, str]], None],
         attention: threading.Event,
     ) -> None:
         self._pools = pools
@@ -53,6 +55,7 @@ class Supervisor:
         self._hard_limit = hard_limit
         self._may_start = may_start
         self._on_progress = on_progress
+        self._on_death = on_death
         self._attention = attention
         self._stations: dict[Host, tuple[Pool, Station]] = {}
         self._dead: list[tuple[Pool, Station]] = []
@@ -113,6 +116,7 @@ class Supervisor:
         self._reader.join()
         for host in hosts:
             if isinstance(host, ChildHost):
+                self._on_death(self._stations[host][1].transactions)
                 host.channel.close()
             elif isinstance(host, LocalHost):
                 host.join(1.0)
@@ -175,6 +179,9 @@ class Supervisor:
         if message[0] == "progress":
             self._on_progress(message[1], message[2], message[3])
             return
+        if message[0] == "transaction":
+            station.transactions[message[1]] = message[2]
+            return
         if message[0] == "ready":
             self._failed_starts = 0
         pool.handle(station, message)
@@ -200,6 +207,7 @@ class Supervisor:
             code = host.reap(1.0)
             ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             reason = f"its child process {ended}"
+            self._on_death(station.transactions)
             lost = pool.bury(station, reason)
             host.board.close()
             if station.retiring or pool.closed:

@@ -86,6 +86,9 @@ class _AsyncTaskConnection(psycopg.AsyncConnection[Any]):
 class Transactions:
     """Runs transactional tasks, on one connection per thread and one per running coroutine.
 
+    Attributes:
+        on_begin: called with a session's process id and the transaction that it has begun.
+
     Args:
         app: where to connect.
         application_name: of the sessions; a rescuer ends the sessions of a dead worker by it.
@@ -94,6 +97,7 @@ class Transactions:
     def __init__(self, app: PgQueue, application_name: str) -> None:
         self._app = app
         self._application_name = application_name
+        self.on_begin: Callable[[int, str], None] = lambda pid, xid: None
         self._local = threading.local()
         self._idle: list[tuple[_AsyncTaskConnection, float]] = []  # the one used last comes last
         # Coroutines are many, connections are few: the others wait here, before their transaction begins.
@@ -113,7 +117,7 @@ class Transactions:
         with self._scope(task) as connection:
             started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
-                transaction_id = execute_on(connection, self._begin())
+                transaction_id = self._begun(execute_on(connection, self._begin()))
                 value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
                 self._check(connection)
                 result = None if request.ignore_result else encode_result(value)
@@ -130,7 +134,7 @@ class Transactions:
         async with self._ascope(task) as connection:
             started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
-                transaction_id = await aexecute_on(connection, self._begin())
+                transaction_id = self._begun(await aexecute_on(connection, self._begin()))
                 value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
                 self._check(connection)
                 result = None if request.ignore_result else encode_result(value)
@@ -151,8 +155,13 @@ class Transactions:
         while self._idle:
             await self._idle.pop()[0].close()
 
-    def _begin(self) -> Statement[str]:
-        return Statement(self._app.queries["begin_task"], {}, lambda rows: str(rows[0][0]))
+    def _begin(self) -> Statement[tuple[str, int, str]]:
+        return Statement(self._app.queries["begin_task"], {}, lambda rows: tuple(rows[0]))
+
+    def _begun(self, begun: tuple[str, int, str]) -> str:
+        transaction_id, pid, xid = begun
+        self.on_begin(pid, xid)
+        return transaction_id
 
     def _finish(
         self, job_id: str, token: int, task: Task[..., Any], result: str | None, started: float

@@ -137,6 +137,7 @@ class Worker:
             hard_limit=self._hard_limit,
             may_start=lambda: self.lease.worker_id is not None and not self._stopping.is_set(),
             on_progress=self._completer.put_progress,
+            on_death=self._completer.end_transactions,
             attention=self._attention,
         )
         self._maintenance = Maintenance(

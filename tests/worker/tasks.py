@@ -133,6 +133,14 @@ def deposit_and_die(amount: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(bind=True, transactional=True)
+def deposit_at_length(self: Any, amount: int) -> None:
+    """Its first attempt is in the middle of a statement for an hour."""
+    current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
+    if self.request.lost == 0:
+        current_connection().execute("select pg_sleep(3600)")
+
+
 class Unspeakable(Exception):
     """Cannot be shown."""
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
 from pgqueue import Ignore, PgQueue, PgQueueError, Reject, current_connection
+from tests.support.process import wait_until
 from tests.worker.conftest import Rows, Send, StartWorker
 from tests.worker.gate import Gate, avisit, visit
 
@@ -290,6 +292,29 @@ def test_in_processes_and_on_their_loop(start_worker: StartWorker, send: Send, r
         assert rows.job(result.id)["attempt"] == 1
     children = rows.execute("select count(*) as n from pgqueue.all_jobs where task like '%%.echo'")[0]["n"]
     assert children == 41
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_the_session_of_a_child_that_dies_in_the_middle_of_a_statement_ends_with_it(
+    start_worker: StartWorker, send: Send, rows: Rows, pool: str
+) -> None:
+    worker = start_worker("-P", pool, "-c", "1")
+    result = send("deposit_at_length", 5)
+    session = "select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+    (backend,) = wait_until(lambda: rows.execute(session), what="it is in the middle of a statement")
+    clients = {child.pid: child for child in psutil.Process(worker.pid).children()}
+    (pid,) = [pid for pid, child in clients.items() if _is_client(child, rows, backend["pid"])]
+    clients[pid].kill()
+    alive = "select 1 from pg_stat_activity where pid = %s"
+    wait_until(lambda: not rows.execute(alive, [backend["pid"]]), what="its session has ended")
+    result.get(timeout=30)
+    assert amounts(rows) == [5]
+    assert (rows.job(result.id)["attempt"], rows.job(result.id)["lost"]) == (2, 1)
+
+
+def _is_client(child: psutil.Process, rows: Rows, backend: int) -> bool:
+    (found,) = rows.execute("select client_port as port from pg_stat_activity where pid = %s", [backend])
+    return any(link.laddr.port == found["port"] for link in child.net_connections("tcp") if link.laddr)
 
 
 def test_a_child_that_dies_inside_takes_its_work_along(start_worker: StartWorker, send: Send, rows: Rows) -> None:
