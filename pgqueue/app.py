@@ -291,9 +291,10 @@ class PgQueue(Connector, AppSchedules, AppWorkflows):
         kwargs: Mapping[str, Any] | None = None,
         options: CallOptions | None = None,
         immutable: bool = False,
+        **more: Unpack[CallOptions],
     ) -> Signature[Any]:
         """Make a signature from a task's name, from a dict (Signature.to_dict) or from another signature."""
-        return make_signature(varies, args, kwargs, options, app=self.client, immutable=immutable)
+        return make_signature(varies, args, kwargs, options, app=self.client, immutable=immutable, **more)
 
     def GroupResult(self, id: str, results: Iterable[Any] = (), parent: Any = None) -> GroupResult[Any]:  # noqa: N802
         """Return the result of a group from those of its members; GroupResult.restore() finds them by the id."""

@@ -244,8 +244,13 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
             return Built(_nothing(builder, feed, empty), empty)
         builder.begin_group(own_id)
         each = (builder.spread(feed) if len(members) > 1 else feed)._replace(result=None)
+        if not any(share or task.options or type(task) is not Signature for task, share in members):
+            results = builder.add_members([task for task, _ in members], each, own_id)
+            if results is not None:
+                found: GroupResult[Any] = GroupResult(own_id, results, feed.result)
+                return Built(Feed("list", tuple(one.job_id for one in results), result=found), found)
         built = [task._build(builder, each, share, own_id) for task, share in members]
-        found: GroupResult[Any] = GroupResult(own_id, [one.result for one in built], feed.result)
+        found = GroupResult(own_id, [one.result for one in built], feed.result)
         if len(built) == 1 and isinstance(built[0].result, GroupResult):
             found = built[0].result
         return Built(Feed("list", members=tuple(one.feed for one in built), result=found), found)

@@ -22,7 +22,7 @@ from pgqueue.errors import (
     ValidationError,
 )
 from pgqueue.graph import NewWorkflow
-from pgqueue.job import NewJob, new_job_id
+from pgqueue.job import NewJob, new_job_id, new_job_ids
 from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, check_call_options, read_call
 from pgqueue.repeated import Repeated, fit_each
@@ -311,6 +311,40 @@ class Client:
                 _check_fit(task, args, kwargs, before, named)
                 return _simple_job(new_job_id(), name, task.plan, args, kwargs)
         return self.prepare(name, args, kwargs, options, before, named).job
+
+    def prepare_members(
+        self,
+        calls: Sequence[Signature[Any]],
+        before: bool,
+        options: str | None,
+        root_id: str | None,
+        parent_id: str | None,
+    ) -> list[NewJob] | None:
+        """Make the jobs of many calls without options at once; None if their tasks need more than that.
+
+        Args:
+            calls: the calls.
+            before: whether another step will put an argument before those of each call that is not immutable.
+            options: of all, as JSON text.
+            root_id, parent_id: of all that are not made inside a job; without a root the first one is it.
+        """
+        self._begin()
+        own_root, own_parent = ancestry()
+        root_id, parent_id = own_root or root_id, parent_id or own_parent
+        new, jobs, name, task = tuple.__new__, list[NewJob](), "", None
+        for job_id, call in zip(new_job_ids(len(calls)), calls, strict=True):
+            if call.task != name:
+                name, task = call.task, self.simple_task(call.task)
+                if task is None:
+                    return None
+                queue, priority, expires_in = task.plan.queue, task.plan.priority, task.plan.expires_in
+            assert task is not None  # noqa: S101 - for the type checker
+            task.fits((None, *call.args) if before and not call.immutable else call.args, call.kwargs)
+            args, kwargs = encode_call(call.args, call.kwargs)
+            fields = (job_id, name, queue, priority, args, kwargs, None, options, None, None, expires_in)
+            jobs.append(new(NewJob, (*fields, None, root_id, parent_id, False)))
+            root_id = root_id or job_id
+        return jobs
 
     def prepare(
         self,

@@ -59,11 +59,11 @@ class Family:
         seen: set[str] = set()
         while waiting:
             parent, node = waiting.popleft()
+            ready = node.ready()
+            if not ready and not intermediate:
+                raise IncompleteStream(f"job {node.id} is not finished yet")
             yield parent, node
-            if not node.ready():
-                if not intermediate:
-                    raise IncompleteStream(f"job {node.id} is not finished yet")
-            elif node.id not in seen:
+            if ready and node.id not in seen:
                 seen.add(node.id)
                 waiting.extend((node, child) for child in node.children)
 
@@ -73,11 +73,11 @@ class Family:
         seen: set[str] = set()
         while waiting:
             parent, node = waiting.popleft()
+            ready = await node.aready()
+            if not ready and not intermediate:
+                raise IncompleteStream(f"job {node.id} is not finished yet")
             yield parent, node
-            if not await node.aready():
-                if not intermediate:
-                    raise IncompleteStream(f"job {node.id} is not finished yet")
-            elif node.id not in seen:
+            if ready and node.id not in seen:
                 seen.add(node.id)
                 waiting.extend((node, child) for child in await node.achildren())
 
@@ -85,14 +85,14 @@ class Family:
         """Go through all that followed from it, as (result, value), each once.
 
         Args:
-            intermediate: False raises IncompleteStream at one that is not finished; True waits for it.
+            intermediate: False raises IncompleteStream at one that is not finished; True gives None as its value.
             options: of get().
         """
         seen: set[str] = set()
         for _, node in self.iterdeps(intermediate):
             if node.id not in seen:
                 seen.add(node.id)
-                yield node, node.get(**options)
+                yield node, (node.get(**options) if node.ready() else None)
 
     async def acollect(self, intermediate: bool = False, **options: Any) -> AsyncIterator[tuple[Any, Any]]:
         """collect() for async code."""
@@ -100,7 +100,7 @@ class Family:
         async for _, node in self.aiterdeps(intermediate):
             if node.id not in seen:
                 seen.add(node.id)
-                yield node, await node.aget(**options)
+                yield node, (await node.aget(**options) if await node.aready() else None)
 
     def get_leaf(self) -> Any:
         """Return the value of the last result of collect()."""

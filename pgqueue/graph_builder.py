@@ -26,7 +26,8 @@ class Feed(NamedTuple):
 
     kind: `value`: one step, whose result is put before the arguments; `list`: members of a group, whose results are put
     there as one list; `order`: steps that are only waited for; `error`: steps of which one fails.
-    ids: of the steps, unless there are members.
+    ids: of the steps.
+    members: of a list instead, where some are lists themselves.
     args, kwargs: given at the call, before the part's own.
     joint: a step of the database's own that this part stands behind: its failure is the part's.
     result: of what comes before, the parent of the part's own.
@@ -110,9 +111,7 @@ class GraphBuilder:
         job = self._prepare(task, args, kwargs, given, inputs, immutable)
         options_text = job.options
         if group_id is not None and not extra and options_text is None:
-            options_text = self._group_options.get(group_id)
-            if options_text is None:
-                options_text = self._group_options[group_id] = json.dumps({"group_id": group_id})
+            options_text = self._options_of_member(group_id)
         elif group_id is not None or extra:
             own = json.loads(options_text) if options_text else {}
             options_text = json.dumps({**own, **({"group_id": group_id} if group_id else {}), **extra})
@@ -133,6 +132,32 @@ class GraphBuilder:
         if options:
             self._link(options, after, feed.joint)
         return Built(after, found)
+
+    def add_members(self, calls: Sequence[Any], feed: Feed, group_id: str) -> list[AsyncResult[Any]] | None:
+        """Add many calls without options behind the same feed; None if that does not do, and nothing is added."""
+        if feed.args or feed.kwargs or feed.kind not in ("order", "value") or self._inherits_priority:
+            return None
+        options = self._options_of_member(group_id)
+        parent_id = feed.ids[-1] if feed.ids else None
+        jobs = self._sender.prepare_members(calls, feed.kind == "value", options, self._root_id, parent_id)
+        if jobs is None:
+            return None
+        steps, new = self.steps, tuple.__new__
+        self._root_id = self._root_id or jobs[0].root_id or jobs[0].id
+        if feed.ids:
+            for job, call in zip(jobs, calls, strict=True):
+                kind, inputs = self._inputs(feed, call.immutable, {})
+                self._insert(job, inputs, feed.ids, kind)
+        else:
+            steps.extend([new(NewStep, (job, None, None, None, None)) for job in jobs])
+        source, participant, of_enqueued = self._sender.results, self._participant, AsyncResult.of_enqueued
+        return [of_enqueued(job[0], job[0], source, participant) for job in jobs]
+
+    def _options_of_member(self, group_id: str) -> str:
+        found = self._group_options.get(group_id)
+        if found is None:
+            found = self._group_options[group_id] = json.dumps({"group_id": group_id})
+        return found
 
     def _prepare(
         self,
@@ -190,7 +215,7 @@ class GraphBuilder:
 
     def _one(self, feed: Feed) -> str:
         """The step whose result stands for a feed: its only one, or one that makes a list of several."""
-        return feed.ids[0] if not feed.members else self._gather(feed)
+        return self._gather(feed) if feed.kind == "list" else feed.ids[0]
 
     def _gather(self, feed: Feed) -> str:
         parents = self._parents(feed)
@@ -207,7 +232,7 @@ class GraphBuilder:
 
     def spread(self, feed: Feed) -> Feed:
         """A feed that several parts can share: a list is made once, not by each of them."""
-        if not feed.members:
+        if feed.kind != "list":
             return feed
         joint = self._gather(feed)
         return feed._replace(kind="value", ids=(joint,), members=(), joint=joint)
@@ -240,11 +265,11 @@ class GraphBuilder:
         """A step that ignores its result, and whose result another one is given, does not ignore it."""
         for place, step in enumerate(self.steps):
             job = step.job
-            if job.id not in self._needed or step.run is not None:
+            ignores = self._ignores(job.task)
+            if not (ignores or (job.options and "ignore_result" in job.options)) or job.id not in self._needed:
                 continue
-            own = json.loads(job.options) if job.options and "ignore_result" in job.options else {}
-            if own.get("ignore_result", self._ignores(job.task)):
-                options = json.loads(job.options) if job.options else {}
+            options = json.loads(job.options) if job.options else {}
+            if step.run is None and options.get("ignore_result", ignores):
                 kept = json.dumps({**options, "ignore_result": False})
                 self.steps[place] = step._replace(job=job._replace(options=kept))
 

@@ -45,9 +45,33 @@ def canvas(app: PgQueue) -> Iterator[PgQueue]:
     app.close()
 
 
+class Calls:
+    """What the error callbacks were called with."""
+
+    def __init__(self, app: PgQueue) -> None:
+        self.old: list[Any] = []
+        self.new: list[Any] = []
+
+        @app.task(name="t.old")
+        def old(task_id: str) -> None:
+            self.old.append(task_id)
+
+        @app.task(name="t.new")
+        def new(request: Any, exc: BaseException, traceback: str, *more: Any) -> None:
+            self.new.append((request.id, request.task, request.args, exc, traceback, more))
+
+        self.old_style, self.new_style = old, new
+
+
 @pytest.fixture
-def working(canvas: PgQueue) -> Iterator[PgQueue]:
-    """The application, and a worker of it that runs until the end of the test."""
+def calls(canvas: PgQueue) -> Calls:
+    """What error callbacks in both styles were called with."""
+    return Calls(canvas)
+
+
+@pytest.fixture
+def working(canvas: PgQueue, calls: Calls) -> Iterator[PgQueue]:
+    """The application, and a worker of it, which runs until the end of the test and knows the tasks declared so far."""
     with canvas.worker(pool="threads", concurrency=4):
         yield canvas
 
