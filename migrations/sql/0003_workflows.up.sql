@@ -627,7 +627,8 @@ begin
                 join pgqueue.workflow_results r on r.job_id = e.child_id
                 join pgqueue.workflow_joins j on j.job_id = r.job_id
                 where e.parent_id = a.job_id
-                  and (j.state = 'ended' or j.inputs = 'error' or j.compensates is not null)
+                  and (j.state = 'ended' and (j.run is null or j.run not in ('wait', 'sleep') or r.state <> 'succeeded')
+                       or j.inputs = 'error' or j.compensates is not null)
                 union all
                 select r.job_id
                 from pgqueue.workflow_joins c

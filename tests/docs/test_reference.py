@@ -36,7 +36,9 @@ def test_every_command_is_listed() -> None:
     assert text == cli_reference.page(text), "run scripts/cli_reference.py"
 
 
-@pytest.mark.parametrize("name", ["all_jobs", "attempts", "workers"])
+@pytest.mark.parametrize(
+    "name", ["all_jobs", "all_workflows", "attempts", "workers", "workflow_edges", "workflow_steps"]
+)
 def test_public_columns_are_there(name: str, conn: psycopg.Connection) -> None:
     found = conn.execute(
         "select column_name, case when data_type = 'ARRAY' then 'text[]'"

@@ -487,6 +487,19 @@ def test_a_compensated_workflow_runs_again_from_what_was_undone(graph: Graph) ->
     assert graph.state == "succeeded"
 
 
+def test_an_event_that_came_need_not_come_again(graph: Graph) -> None:
+    graph.step("pay").step("ok", ["pay"], run="wait", kind="order").step("ship", ["ok"])
+    graph.step("settle", ["pay", "ok", "ship"], run="settle", kind="order", policy="ignore")
+    graph.step("refund", ["settle"], kind="order", policy="ignore", compensates="pay").enqueue()
+    graph.run()
+    graph.resolve("ok")
+    assert graph.run(failing=["ship"]) == ["ship", "refund"]
+    store = graph.store
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert sorted(graph.run()) == ["pay", "ship"]
+    assert graph.state == "succeeded"
+
+
 def test_a_cancelled_saga_is_compensated(graph: Graph) -> None:
     _saga(graph)
     graph.finish(graph.claim()["pay"])
