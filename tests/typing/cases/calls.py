@@ -35,6 +35,21 @@ async def bound_async(self: Task[..., Any], url: str) -> int:
     return len(url)
 
 
+# `self, /`: else it could be one of the keyword arguments, as mypy sees it.
+@app.task(bind=True)
+def keywords(self: Any, /, **fields: int) -> str:
+    return str(fields)
+
+
+@app.task(bind=True)
+async def keywords_async(self: Any, /, *orders: int, **fields: int) -> str:
+    return str(fields)
+
+
+assert_type(keywords.delay(a=1), AsyncResult[str])
+assert_type(keywords_async.delay(1, a=1), AsyncResult[str])
+keywords.delay(a="x")  # error
+keywords.delay(1)  # error
 assert_type(receipt.delay(1), AsyncResult[str])
 assert_type(receipt.delay(1).get(), str)
 assert_type(receipt(1), str)
