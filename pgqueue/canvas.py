@@ -306,7 +306,8 @@ class chord(Canvas[R_co]):  # noqa: N801 - Celery's name
         **options: Unpack[CallOptions],
     ) -> None:
         check_call_options(options, "chord")
-        head = header if isinstance(header, group) else group(header, app=app)
+        given_header = maybe_signature(header, app) if isinstance(header, Mapping) else header
+        head: group[Any] = given_header if isinstance(given_header, group) else group(given_header, app=app)
         super().__init__("pgqueue.chord", (), {"header": head, "body": maybe_signature(body, app)}, options, False, app)
 
     @property
