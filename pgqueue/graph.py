@@ -5,15 +5,27 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal, NamedTuple
 
-from pgqueue.errors import GraphError
+from pgqueue.errors import GraphError, LimitExceeded
 from pgqueue.job import NewJob
 
-__all__ = ["EdgeKind", "EdgePolicy", "NewEdge", "NewStep", "NewWorkflow", "StepInputs", "StepRun"]
+__all__ = ["EdgeKind", "EdgePolicy", "NewEdge", "NewStep", "NewWorkflow", "StepInputs", "StepRun", "check_size"]
+
+MAX_STEPS = 100_000
+MAX_BYTES = 64 * 1024 * 1024
 
 EdgeKind = Literal["value", "order", "when", "error"]
 EdgePolicy = Literal["stop", "value", "ignore"]
 StepInputs = Literal["value", "list", "args", "names", "error"]
 StepRun = Literal["gather", "pass", "sleep", "wait", "settle"]
+
+
+def check_size(steps: int) -> None:
+    """Raise LimitExceeded when a workflow has too many steps."""
+    if steps > MAX_STEPS:
+        raise LimitExceeded(
+            f"a workflow has at most {MAX_STEPS:,} steps; let each take several calls (task.chunks()), or send jobs that"
+            " belong to none by app.enqueue_many()"
+        )
 
 
 class NewEdge(NamedTuple):
@@ -62,7 +74,14 @@ class NewWorkflow:
     existing: Iterable[str] = ()  # steps of the running workflow that edges may start from
 
     def check(self) -> None:
-        """Raise GraphError unless the edges join steps that exist, each once, without a cycle."""
+        """Raise GraphError unless the edges join steps that exist, each once, without a cycle, LimitExceeded when there
+        is too much of it.
+        """
+        check_size(len(self.steps))
+        if sum(len(step.job.args or "") + len(step.job.kwargs or "") for step in self.steps) > MAX_BYTES:
+            raise LimitExceeded(
+                f"the arguments of a workflow have at most {MAX_BYTES >> 20} MiB together; pass references"
+            )
         ids = [step.job.id for step in self.steps]
         known = set(ids)
         if len(known) < len(ids):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pgqueue.errors import ArgumentsError, ValidationError
-from pgqueue.graph import EdgeKind, NewEdge, NewStep, NewWorkflow, StepInputs
+from pgqueue.graph import EdgeKind, NewEdge, NewStep, NewWorkflow, StepInputs, check_size
 from pgqueue.group_results import GroupResult
 from pgqueue.job import NewJob, as_job_id, new_job_id
 from pgqueue.results import AsyncResult
@@ -198,6 +198,7 @@ class GraphBuilder:
 
     def _insert(self, job: NewJob, inputs: StepInputs | None, parents: Sequence[str], kind: EdgeKind) -> None:
         self.steps.append(NewStep(job, None, inputs))
+        check_size(len(self.steps))
         child, edges = job.id, self.edges
         for position, parent in enumerate(parents):
             edges.append(NewEdge(parent, child, position, kind))

@@ -1,6 +1,7 @@
 """Workflow: what steps are given, what is refused before anything is written, conditions, adding steps."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from pgqueue import (
     ArgumentsError,
     ConfigurationError,
     GraphError,
+    LimitExceeded,
     PgQueue,
     ValidationError,
     Workflow,
@@ -207,6 +209,21 @@ def test_a_graph_that_does_not_fit_together(
 
     with pytest.raises(GraphError, match=message):
         send()
+    assert _rows(dsn) == (0, 0)
+
+
+def test_too_many_members(app: PgQueue, dsn: str, say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgqueue.graph.MAX_STEPS", 1000)
+    with pytest.raises(LimitExceeded, match="at most 1,000 steps"):
+        group(itertools.repeat(say.s(), 1001)).apply_async()
+    with pytest.raises(LimitExceeded, match="at most 1,000 steps"):
+        chord(itertools.repeat(say.s(), 1000), say.s()).apply_async()
+    monkeypatch.setattr("pgqueue.graph.MAX_BYTES", 1000)
+    flow = Workflow()
+    for name in ("a", "b"):
+        flow.step(name, say.s("x" * 500))
+    with pytest.raises(LimitExceeded, match="MiB together"):
+        flow.apply_async()
     assert _rows(dsn) == (0, 0)
 
 
