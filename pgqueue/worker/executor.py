@@ -8,6 +8,7 @@ An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind,
     (n, "settled",)                                  its transaction has recorded the end already
     (n, "adrift", reason, at_most_once, server)      its database session was lost: it runs again
     (n, "unstored",)                                 its transaction found no partition to end in: it runs again
+    (n, "released",)                                 its transaction got in another's way: it runs again
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from pgqueue.repeated import Repeated
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
-from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions
+from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions, is_conflict
 
 __all__ = ["Executor", "JobToRun", "Outcome"]
 
@@ -207,6 +208,9 @@ class Executor:
             return (job.number, "adrift", clean_text(str(error)), not task.acks_late, error.server_started)
         if isinstance(error, PartitionMissing):
             return (job.number, "unstored")
+        if task.transactional and is_conflict(error):
+            logger.info("Task %s[%s] runs again: %s", job.task, job.id, _short(error))
+            return (job.number, "released")
         if isinstance(error, Ignore):
             return (job.number, "succeeded", None)
         if isinstance(error, Reject):

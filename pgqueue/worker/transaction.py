@@ -28,13 +28,16 @@ from pgqueue.task import Task
 from pgqueue.worker.django import django_atomic, django_connection
 from pgqueue.worker.session import amind_poolers, mind_poolers
 
-__all__ = ["PartitionMissing", "SessionLost", "Transactions"]
+__all__ = ["PartitionMissing", "SessionLost", "Transactions", "is_conflict"]
 
 logger = logging.getLogger("pgqueue.worker")
 
 IDLE_SECONDS = 5.0
 # Time-outs by which the server ends a session for what the task does with it: the task's own failure.
 _OWN_TIMEOUTS = frozenset({"25P03", "25P04"})
+
+# Serialization failure and deadlock: PostgreSQL asks for the whole transaction to be run again.
+_CONFLICTS = frozenset({"40001", "40P01"})
 
 _REFUSED = (
     "a transactional task may not {what} its connection: the worker commits its work and its result together;"
@@ -339,12 +342,23 @@ def _lost(connection: _TaskConnection | _AsyncTaskConnection, error: BaseExcepti
     return SessionLost(f"its database session was lost: {' '.join(str(error).split())}", connection.server_started)
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether a transaction, undone by now, only has to be run again: it got in the way of another one."""
+    cause = _of_driver(error)
+    return isinstance(cause, psycopg.Error) and cause.sqlstate in _CONFLICTS
+
+
+def _of_driver(error: BaseException) -> BaseException:
+    """The driver's own error, which SQLAlchemy and Django wrap."""
+    return getattr(error, "orig", None) or error.__cause__ or error
+
+
 @contextlib.contextmanager
 def _telling_missing_partitions() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = getattr(error, "orig", None) or error.__cause__ or error  # SQLAlchemy's and Django's wrap the driver's
+        cause = _of_driver(error)
         if isinstance(cause, psycopg.errors.CheckViolation) and cause.diag.constraint_name is None:
             raise PartitionMissing(str(cause)) from error
         raise

@@ -111,6 +111,30 @@ def sleepless(number: int) -> int:
     return number
 
 
+# --- workflows
+
+
+class Refused(Exception):
+    """A member that never succeeds."""
+
+
+@app.task(name="refuse")
+def refuse(number: int) -> None:
+    raise Refused(str(number))
+
+
+@app.task(name="total", transactional=True)
+def total(values: list[int]) -> list[int]:
+    note_here("transactional")
+    return [len(values), sum(values)]
+
+
+@app.task(name="alert", transactional=True)
+def alert(task_id: str) -> str:
+    note_here("transactional")
+    return task_id
+
+
 # --- jobs that last until they are let go
 
 
