@@ -34,6 +34,7 @@ from pgqueue.repeated import Repeated
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
+from pgqueue.worker.logs import end_prints
 from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions, is_conflict
 
 __all__ = ["Executor", "JobToRun", "Outcome"]
@@ -163,6 +164,7 @@ class Executor:
         except BaseException as error:
             return self.ended(job, task, request, error)
         finally:
+            end_prints()
             current_request.reset(mark)
 
     async def arun(self, job: JobToRun, task: Task[..., Any]) -> Outcome:
@@ -180,6 +182,8 @@ class Executor:
             return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
         except BaseException as error:
             return self.ended(job, task, request, error)
+        finally:
+            end_prints()
 
     def end_thread(self) -> None:
         """Close what the calling thread keeps open for its jobs."""

@@ -10,7 +10,7 @@ from pgqueue.config import Conf
 from pgqueue.dsn import redact
 from pgqueue.request import current_request
 
-__all__ = ["set_up_logging"]
+__all__ = ["end_prints", "set_up_logging"]
 
 prints = logging.getLogger("pgqueue.task.prints")
 
@@ -54,6 +54,14 @@ def set_up_logging(conf: Conf, level: str = "WARNING", logfile: str | None = Non
         level_number = logging.getLevelName(conf.worker_redirect_stdouts_level)
         sys.stdout = _Prints(sys.stdout, level_number)
         sys.stderr = _Prints(sys.stderr, level_number)
+
+
+def end_prints() -> None:
+    """Log the line that the task which ends here has begun to print, if any."""
+    if _begun.get():
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Prints):
+                stream.flush()
 
 
 class _Prints(io.TextIOBase):

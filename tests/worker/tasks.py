@@ -111,6 +111,7 @@ def say(self: Any, text: str) -> None:
 def say_by_print(text: str) -> None:
     print(text)
     print(f"{text} in error", file=sys.stderr)
+    print(f"{text} to the end", end="")
 
 
 @app.task(bind=True)

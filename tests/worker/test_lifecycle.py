@@ -184,7 +184,12 @@ def test_lines_of_tasks_name_the_task_and_its_job(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait() == 0
     lines = path.read_text().splitlines()
-    for text, result in (("said aloud", said), ("printed", printed), ("printed in error", printed)):
+    for text, result in (
+        ("said aloud", said),
+        ("printed", printed),
+        ("printed in error", printed),
+        ("printed to the end", printed),
+    ):
         line = next(line for line in lines if line.endswith(text))
         assert f"[{result.id}]" in line
         assert "tests.worker.tasks.say" in line
