@@ -23,7 +23,8 @@ from tests.support.process import REPOSITORY, CommandLine, clean_environment
 pytestmark = pytest.mark.faults
 
 # `make faults` takes fifty chords of two hundred.
-CHORDS, MEMBERS, BROKEN = (50, 200, 5) if int(os.environ.get("PGQUEUE_FAULTS_REPEAT", "1")) > 1 else (20, 120, 3)
+LONG = int(os.environ.get("PGQUEUE_FAULTS_REPEAT", "1")) > 1
+CHORDS, MEMBERS, BROKEN, KILLS = (50, 200, 5, 30) if LONG else (20, 120, 3, 8)
 KINDS = ("plain", "charge", "plain", "acharge")
 
 
@@ -52,9 +53,10 @@ def test_chords_whose_workers_are_killed_each_second(stage: Stage) -> None:  # f
 
     def kill() -> None:
         for turn in itertools.count():
-            if over.wait(1.0) or turn >= 30:
+            if over.wait(1.0) or turn >= KILLS:
                 return
             victim = workers[turn % 2]
+            victim.expect("is ready")  # on a slow machine it would else never get to work
             victim.send_signal(signal.SIGKILL)
             victim.wait()
             workers[turn % 2] = start(ready=False)
