@@ -1,19 +1,34 @@
 """What an application says about schedules: app.schedules, @app.periodic_task, app.add_periodic_task, two hooks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgqueue.errors import ConfigurationError
 from pgqueue.schedules import Schedules
 from pgqueue.signature import Signature
-from pgqueue.task import Task
+from pgqueue.task import CoroutineTask, Task
 
 __all__ = ["AppSchedules", "Hook"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T", bound=Task[..., Any])
 
 _OF_SCHEDULES = (
     *("timezone", "start_at", "end_at", "jitter", "catch_up", "catch_up_limit", "starting_deadline", "overlap"),
     *("args", "kwargs", "options", "relative"),
 )
+
+
+class DeclarePeriodic(Protocol):
+    """What @app.periodic_task(…) gives."""
+
+    @overload
+    def __call__(self, function: T, /) -> T: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> CoroutineTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 
 class Hook:
@@ -62,7 +77,7 @@ class AppSchedules:
         self.on_after_configure = Hook("on_after_configure")
         self.on_after_finalize = Hook("on_after_finalize")
 
-    def periodic_task(self, schedule: Any, /, *, schedule_name: str | None = None, **options: Any) -> Any:
+    def periodic_task(self, schedule: Any, /, *, schedule_name: str | None = None, **options: Any) -> DeclarePeriodic:
         """Declare a task together with a schedule for it: `@app.periodic_task("*/5 * * * *")`.
 
         Args:
@@ -88,7 +103,7 @@ class AppSchedules:
             )
             return task
 
-        return declare
+        return cast(DeclarePeriodic, declare)
 
     def add_periodic_task(
         self,

@@ -194,19 +194,21 @@ def _solar_after(text: str, instant: datetime) -> datetime | None:
         *(0, 0),
     )
     options = {} if event == "solar_noon" else {"use_center": centre}
-    # From a little earlier, because what comes out is rounded.
-    start = instant - timedelta(minutes=2)
+    # Always from the same midnights: from another start the same event comes out a second earlier or later.
+    midnight = instant.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for _ in range(400):
-        observer.date = start.astimezone(UTC).replace(tzinfo=None)
-        try:
-            found = getattr(observer, method)(ephem.Sun(), **options).datetime().replace(tzinfo=UTC)
-        except ephem.CircumpolarError:
-            start += _DAY
-            continue
-        found = (found + timedelta(milliseconds=500)).replace(microsecond=0)
-        if found > instant:
-            return found  # type: ignore[no-any-return] # ephem has no types
-        start = found + timedelta(hours=1)
+        start = midnight
+        while start < midnight + _DAY:
+            observer.date = start.replace(tzinfo=None)
+            try:
+                found = getattr(observer, method)(ephem.Sun(), **options).datetime().replace(tzinfo=UTC)
+            except ephem.CircumpolarError:
+                break
+            found = (found + timedelta(milliseconds=500)).replace(microsecond=0)
+            if instant < found < midnight + _DAY:
+                return found  # type: ignore[no-any-return] # ephem has no types
+            start = found + timedelta(hours=1)
+        midnight += _DAY
     return None
 
 

@@ -37,7 +37,7 @@ __all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar"]
 R = TypeVar("R")
 
 BACKFILL_BATCH = 1_000
-BACKFILL_LIMIT = 1_000_000
+BACKFILL_LIMIT = 100_000
 
 
 class Schedule(NamedTuple):
@@ -229,7 +229,7 @@ class Schedules:
 
         Raises:
             UnknownSchedule: there is none of this name.
-            ValidationError: end is before begin, or there are more than 1,000,000 ticks.
+            ValidationError: end is before begin, or there are more than 100,000 ticks.
         """
         row = self._row(name)
         ticks = self._past_ticks(row, begin, end)
