@@ -7,6 +7,7 @@ from pgqueue.canvas_eager import run_chain, run_chord, run_group
 from pgqueue.canvas_parts import LINKS, Canvas, after, given, listed, part_of, read_rest
 from pgqueue.eager_steps import EagerSteps
 from pgqueue.errors import ArgumentsError, GraphError
+from pgqueue.graph import check_size
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.group_results import GroupResult
 from pgqueue.job import new_job_id
@@ -242,6 +243,7 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
         if not members:
             empty: GroupResult[Any] = GroupResult(own_id, (), feed.result)
             return Built(_nothing(builder, feed, empty), empty)
+        check_size(len(members))
         builder.begin_group(own_id)
         each = (builder.spread(feed) if len(members) > 1 else feed)._replace(result=None)
         if not any(share or task.options or type(task) is not Signature for task, share in members):
