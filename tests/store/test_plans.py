@@ -129,6 +129,54 @@ def test_a_plan_cached_on_a_small_table_holds_when_the_table_grows(store: Store)
     assert spent["live entries"] < 400 * BATCH, spent
 
 
+@pytest.mark.parametrize("known", ["none", "stale", "fresh"])
+def test_a_reader_finds_a_job_by_its_id_wherever_it_is(store: Store, known: str) -> None:
+    store.rows("alter table pgqueue.live_jobs set (autovacuum_enabled = off)")
+    if known == "stale":
+        statistics(store, known)
+    fill(store, 10_000)
+    if known == "fresh":
+        statistics(store, known)
+    live = store.enqueue()
+    (attempt,) = store.claim(store.worker(), 1, ranges=[("default", 0, store.live(live)["seq"] - 1, END)])
+    done = attempt.job.id
+    store.finish([attempt])
+    live = store.enqueue()
+    wanted = [live, done, KEEP_ID]
+
+    def read() -> None:
+        for job_id in wanted:
+            store.run(jobs.get_outcome(store.queries, job_id))
+            store.run(jobs.get_job(store.queries, job_id))
+            store.run(jobs.last_error(store.queries, job_id))
+
+    assert [store.run(jobs.get_outcome(store.queries, job_id)) is not None for job_id in wanted] == [True, True, False]
+    for _ in range(7):  # past the point where the server chooses between plans
+        read()
+    before = walked(store)
+    read()
+    assert walked(store) - before < 50, "a few rows of partitions that hold no more"
+
+
+def test_a_reader_whose_plan_was_made_for_a_small_table_finds_a_job_when_it_has_grown(store: Store) -> None:
+    store.rows("alter table pgqueue.live_jobs set (autovacuum_enabled = off)")
+    statistics(store, "stale")
+    for _ in range(7):
+        store.run(jobs.get_outcome(store.queries, KEEP_ID))
+        store.run(jobs.get_job(store.queries, KEEP_ID))
+    fill(store, 10_000)
+    before = walked(store)
+    store.run(jobs.get_outcome(store.queries, KEEP_ID))
+    store.run(jobs.get_job(store.queries, KEEP_ID))
+    assert walked(store) - before < 50, "a few rows of partitions that hold no more"
+
+
+def walked(store: Store) -> int:
+    """Rows read by sequential scans; those of empty partitions cost nothing."""
+    store.rows("select pg_stat_force_next_flush()")
+    return int(store.value("select sum(seq_tup_read)::bigint from pg_stat_user_tables where schemaname = 'pgqueue'"))
+
+
 def test_staging_takes_due_jobs_by_their_index(store: Store) -> None:
     fill(store, 10_000)
     store.rows("update pgqueue.live_jobs set run_at = now() where state = 'scheduled' and seq % 50 = 0")
