@@ -167,6 +167,50 @@ def test_a_full_pool_does_not_hold_up_another(app: PgQueue, gate: Gate) -> None:
         assert [result.get(timeout=30) for result in held] == ["done"] * 5
 
 
+def test_thousands_of_coroutines_beside_an_idle_pool_wait_for_no_poll(app: PgQueue, rows: Rows) -> None:
+    app.conf.update(worker_poll_interval=3600)
+
+    @app.task
+    async def value(n: int) -> int:
+        return n
+
+    @app.task
+    def beside(n: int) -> int:
+        return n
+
+    with app.worker(pool="threads:4,loop:200"):
+        beside.delay(0).get(timeout=30)
+        app.enqueue_many([value.s(n) for n in range(5_000)])
+        ended = "select count(*) as n from pgqueue.finished_jobs where state = 'succeeded'"
+        wait_until(lambda: rows.execute(ended)[0]["n"] == 5_001, what="all have run")
+
+
+def test_a_look_goes_past_the_backlog_of_a_full_pool_without_a_poll(app: PgQueue, gate: Gate, rows: Rows) -> None:
+    app.conf.update(worker_poll_interval=3600)
+
+    @app.task
+    def wait(address: str) -> str:
+        return visit(address)
+
+    @app.task
+    async def value(n: int) -> int:
+        return n
+
+    with app.worker(pool="threads:1,loop:2"):
+        held = app.enqueue_many([wait.s(gate.address) for _ in range(2_000)])
+        visitor = gate.next()
+        assert [value.delay(n).get(timeout=30) for n in range(5)] == list(range(5))
+        late = app.enqueue_many([value.s(n) for n in range(50)])
+        assert [result.get(timeout=30) for result in late] == list(range(50))
+        rows.execute("delete from pgqueue.live_jobs where state = 'available'")
+        claimed = rows.execute("select id from pgqueue.live_jobs")
+        for _ in claimed[1:]:
+            visitor.let_go("done")
+            visitor = gate.next()
+        visitor.let_go("done")
+        assert held[0].get(timeout=30) == "done"
+
+
 def test_two_workers_share_one_queue_and_no_job_runs_twice(app: PgQueue, dsn: str, rows: Rows) -> None:
     second = PgQueue("test", dsn=dsn)
     lock, seen = threading.Lock(), list[int]()
