@@ -23,8 +23,8 @@ def check_size(steps: int) -> None:
     """Raise LimitExceeded when a workflow has too many steps."""
     if steps > MAX_STEPS:
         raise LimitExceeded(
-            f"a workflow has at most {MAX_STEPS:,} steps; let each take several calls (task.chunks()), or send jobs that"
-            " belong to none by app.enqueue_many()"
+            f"a workflow has at most {MAX_STEPS:,} steps; let each take several calls (task.chunks()), or send"
+            " jobs that belong to none by app.enqueue_many()"
         )
 
 

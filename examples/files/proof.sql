@@ -1,26 +1,32 @@
--- Jobs by state
-select state, count(*) from pgqueue.all_jobs where task = 'examples.files.tasks.measure' group by 1 order by 1;
+-- The chord: its members, and the report that waited for all of them
+select w.state, w.steps, w.succeeded, w.failed, s.waits_for, s.remaining
+from pgqueue.all_workflows w join pgqueue.workflow_steps s on s.workflow_id = w.id
+where s.task = 'examples.files.tasks.report';
 
 -- The standard library in figures
 select count(*) as files, sum((result ->> 'lines')::int) as lines, sum((result ->> 'functions')::int) as functions,
        sum((result ->> 'classes')::int) as classes, sum((result ->> 'imports')::int) as imports
-from pgqueue.all_jobs where task = 'examples.files.tasks.measure' and state = 'succeeded';
+from pgqueue.all_jobs where task = 'examples.files.tasks.measure' and result ->> 'error' is null;
 
 -- Its five largest modules outside of its tests
 select regexp_replace(result ->> 'file', '.*/python3[^/]*/', '') as module, (result ->> 'lines')::int as lines,
        (result ->> 'functions')::int as functions, (result ->> 'classes')::int as classes
 from pgqueue.all_jobs
-where task = 'examples.files.tasks.measure' and state = 'succeeded' and result ->> 'file' !~ '/(idlelib|test|tests)/'
+where task = 'examples.files.tasks.measure' and result ->> 'error' is null and result ->> 'file' !~ '/(idlelib|test|tests)/'
 order by 2 desc limit 5;
 
 -- Files that are no Python 3
-select error_type, count(*), min(error) as for_example
-from pgqueue.all_jobs where task = 'examples.files.tasks.measure' and state = 'failed' group by 1 order by 2 desc;
+select count(*), min(result ->> 'error') as for_example
+from pgqueue.all_jobs where task = 'examples.files.tasks.measure' and result ->> 'error' is not null;
 
 -- What holds
-select 'every file was read or its error kept' as promise, count(*) = 0 as holds
-from pgqueue.all_jobs
-where task = 'examples.files.tasks.measure' and state <> 'succeeded' and (state <> 'failed' or error_type <> 'SyntaxError')
+select 'each file has a job of its own, which succeeded' as promise,
+       count(*) = count(distinct args ->> 0) and count(*) > 0 and bool_and(state = 'succeeded') as holds
+from pgqueue.all_jobs where task = 'examples.files.tasks.measure'
 union all
-select 'each one by a job of its own', count(*) = count(distinct args ->> 0) and count(*) > 0
-from pgqueue.all_jobs where task = 'examples.files.tasks.measure';
+select 'there is one report', count(*) = 1 from pgqueue.all_jobs where task = 'examples.files.tasks.report' and state = 'succeeded'
+union all
+select 'it is about all files', (r.result ->> 'files')::int = m.files and (r.result ->> 'lines')::int = m.lines
+from (select count(*) as files, sum((result ->> 'lines')::int) as lines
+      from pgqueue.all_jobs where task = 'examples.files.tasks.measure') m,
+     (select result from pgqueue.all_jobs where task = 'examples.files.tasks.report') r;

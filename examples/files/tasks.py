@@ -1,15 +1,16 @@
-"""The index's one task: `pgqueue -A examples.files.tasks:app worker` runs it."""
+"""The index's tasks: `pgqueue -A examples.files.tasks:app worker` runs them."""
 
 import ast
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pgqueue import PgQueue
+from pgqueue import AsyncResult, PgQueue, chord
 
 app = PgQueue("files")
+FIGURES = ("lines", "functions", "coroutines", "classes", "imports", "statements")
 
 
 def source_files() -> list[Path]:
@@ -19,15 +20,24 @@ def source_files() -> list[Path]:
     return sorted(path for path in library.rglob("*.py") if not foreign.intersection(path.relative_to(library).parts))
 
 
-@app.task(queue="files", throws=(SyntaxError,))
-def measure(path: str) -> dict[str, Any]:
-    """Parse one file and count what is in it; the figures are the job's result.
+def index(paths: Iterable[Path]) -> AsyncResult[dict[str, Any]]:
+    """Measure all files, side by side, and report on them together: one chord, sent in one statement."""
+    sent: AsyncResult[dict[str, Any]] = chord((measure.s(str(path)) for path in paths), report.s())()
+    return sent
 
-    Raises:
-        SyntaxError: this is no Python 3 (the library's own tests have such files); the job fails and keeps the error.
+
+@app.task(queue="files")
+def measure(path: str) -> dict[str, Any]:
+    """Parse one file and count what is in it.
+
+    What is no Python 3 (the library's own tests have such files) is a result as well: a member that fails would end the
+    chord.
     """
     source = Path(path).read_bytes()
-    found = Counter(type(statement) for statement in statements(ast.parse(source, path)))
+    try:
+        found = Counter(type(statement) for statement in statements(ast.parse(source, path)))
+    except SyntaxError as error:
+        return {"file": path, "error": str(error.msg)}
     return {
         "file": path,
         "lines": source.count(b"\n"),
@@ -36,6 +46,19 @@ def measure(path: str) -> dict[str, Any]:
         "classes": found[ast.ClassDef],
         "imports": found[ast.Import] + found[ast.ImportFrom],
         "statements": found.total(),
+    }
+
+
+@app.task(queue="files")
+def report(files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the figures of all files; they are read when the last of them is there."""
+    read = [each for each in files if "error" not in each]
+    largest = sorted(read, key=lambda each: -int(each["lines"]))[:5]
+    return {
+        "files": len(files),
+        "broken": len(files) - len(read),
+        **{name: sum(each[name] for each in read) for name in FIGURES},
+        "largest": [each["file"] for each in largest],
     }
 
 

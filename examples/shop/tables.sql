@@ -7,15 +7,16 @@ create table stock (
 
 create table orders (
     id       bigint generated always as identity primary key,
+    form     text    not null unique,      -- the form that the customer sent
     customer text    not null,
     item     text    not null references stock,
     cents    integer not null,
-    paid     boolean not null default false
+    state    text    not null default 'placed'
 );
 
 create table payments (
     order_id bigint  not null references orders,
-    cents    integer not null,
+    cents    integer not null,             -- negative: given back
     attempt  integer not null
 );
 

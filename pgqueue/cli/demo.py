@@ -24,7 +24,7 @@ from pgqueue.store.schema import migrate
 
 __all__ = ["demo"]
 
-LIVE = ("scheduled", "available", "running")
+LIVE = ("waiting", "scheduled", "available", "running")
 PATIENCE_SECONDS = 120.0
 KILL_AFTER = 100
 
@@ -38,8 +38,8 @@ class DemoFailed(click.ClickException):
 def demo(keep: bool) -> None:
     """Run two real programs on an embedded server and show what happens.
 
-    A shop charges orders while its worker is killed, and every source file of Python's standard library is parsed. The
-    server, its data and all processes are the demonstration's own and are gone at the end.
+    A shop carries out orders while its worker is killed; each source file of Python's library is parsed and reported on.
+    The server, its data and all processes are the demonstration's own and are gone at the end.
     """
     begun = time.monotonic()
     with _stage(keep) as stage:
@@ -116,21 +116,21 @@ def _home_of_examples() -> Path:
 
 
 def _shop(stage: _Stage) -> None:
-    click.echo("\nA shop: orders and their payment jobs commit or roll back together.")
+    click.echo("\nA shop: orders and the workflows that carry them out commit or roll back together.")
     tasks, customers = import_module("examples.shop.tasks"), import_module("examples.shop.customers")
     stage.conn.execute(stage.text("shop/tables.sql").encode())
     placed: list[int] = []
     refused = 0
     killed = False
     customers_left = list(customers.orders())
-    with _Workers(stage, "examples.shop.tasks:app") as workers, _Progress("payments and receipts") as progress:
+    with _Workers(stage, "examples.shop.tasks:app") as workers, _Progress("steps of orders") as progress:
         workers.start("-c", "4")
         with psycopg.connect(stage.dsn, autocommit=True) as conn, tasks.app.using(conn):
             while True:
                 for order in customers_left[:12]:
                     try:
                         placed.append(tasks.place_order(conn, order))
-                    except psycopg.errors.CheckViolation:
+                    except psycopg.errors.UniqueViolation:
                         refused += 1
                 del customers_left[:12]
                 counts = stage.counts("examples.shop.%")
@@ -143,7 +143,7 @@ def _shop(stage: _Stage) -> None:
                     break
                 workers.check()
                 time.sleep(0.05)
-        progress.say(f"{len(placed)} orders placed; {refused} out of stock: rolled back, and their jobs with them")
+        progress.say(f"{len(placed)} orders placed; {refused} sent twice: rolled back, and their workflows with them")
         workers.stop()
     shown = _prove(stage, "shop/proof.sql")
     found = next(row for rows in shown for row in rows if "rolled_back" in row)
@@ -152,13 +152,15 @@ def _shop(stage: _Stage) -> None:
 
 
 def _files(stage: _Stage) -> None:
-    click.echo("\nAn index of real files: every source file of Python's standard library is a job that parses it.")
+    click.echo(
+        "\nAn index of real files: a chord of jobs, one for each source file of Python's library, and one report."
+    )
     tasks = import_module("examples.files.tasks")
     paths = tasks.source_files()
-    with _Workers(stage, "examples.files.tasks:app") as workers, _Progress("files", len(paths)) as progress:
+    with _Workers(stage, "examples.files.tasks:app") as workers, _Progress("files", len(paths) + 1) as progress:
         begun = time.monotonic()
-        tasks.app.enqueue_many([tasks.measure.s(str(path)) for path in paths])
-        progress.say(f"{len(paths)} jobs enqueued in one statement, {(time.monotonic() - begun) * 1000:.0f} ms")
+        sent = tasks.index(paths)
+        progress.say(f"a chord of {len(paths)} files sent in one statement, {(time.monotonic() - begun) * 1000:.0f} ms")
         workers.start()
         while True:
             counts = stage.counts("examples.files.%")
@@ -168,8 +170,10 @@ def _files(stage: _Stage) -> None:
             workers.check()
             time.sleep(0.2)
         workers.stop()
+    report = sent.get(timeout=1)
+    click.echo(f"\nThe report: {', '.join(f'{value} {name}' for name, value in report.items() if name != 'largest')}")
     _prove(stage, "files/proof.sql")
-    if sum(counts.values()) != len(paths):
+    if sum(counts.values()) != len(paths) + 1 or report["files"] != len(paths):
         raise DemoFailed(f"{len(paths)} files, {sum(counts.values())} jobs")
 
 

@@ -96,7 +96,7 @@ def test_the_demo_proves_itself_and_leaves_nothing(
     assert "All of it holds" in demo.output
     assert "with -9" in demo.output
     assert " NO" not in demo.output
-    assert "select task, state, count(*) from pgqueue.all_jobs" in demo.output
+    assert "from pgqueue.all_workflows where name like" in demo.output
     assert not place.exists()
 
 
@@ -106,7 +106,7 @@ def test_an_interrupted_demo_leaves_nothing(
 ) -> None:
     demo = spawn(str(programs_of_wheel / "pgqueue"), "demo", cwd=tmp_path)
     place, _ = left_behind(demo)
-    demo.expect("payments and receipts", timeout=60)
+    demo.expect("steps of orders", timeout=60)
     demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 130, demo.output
     assert not place.exists()
