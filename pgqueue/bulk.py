@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 
-from pgqueue.client import Client, ancestry
+from pgqueue.client import Client
 from pgqueue.codec import encode_call
 from pgqueue.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import (
@@ -19,6 +19,7 @@ from pgqueue.errors import (
     ValidationError,
 )
 from pgqueue.job import new_job_ids
+from pgqueue.preparing import ancestry
 from pgqueue.results import AsyncResult
 from pgqueue.signature import Signature
 from pgqueue.store.claims import finished_attempts

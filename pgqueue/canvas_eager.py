@@ -8,6 +8,7 @@ from pgqueue.eager_steps import Caller, EagerOutcome, EagerSteps
 from pgqueue.errors import ChordError
 from pgqueue.group_results import GroupResult
 from pgqueue.job import new_job_id
+from pgqueue.links import callbacks
 
 __all__ = ["run_chain", "run_chord", "run_group"]
 
@@ -76,15 +77,10 @@ def run_chord(
     )
     result.parent = above
     for task in getattr(body, "tasks", None) or [body]:
-        for errback in _errbacks(task if task is not body else body):
+        for errback in callbacks(task.options, "link_error"):
             given = () if errback.immutable else caller.error_args(errback.task, errback.args, errback.kwargs, result)
             yield from errback._eager(given, {}, {})
     return result
-
-
-def _errbacks(part: Any) -> list[Any]:
-    found = part.options.get("link_error") or []
-    return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def failure(found: EagerOutcome) -> EagerResult[Any] | None:

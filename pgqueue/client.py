@@ -4,56 +4,31 @@ Every job has its id before it is sent, so that delivery can send it twice.
 """
 
 import contextvars
-import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from pgqueue.codec import encode_call
 from pgqueue.delivery import adeliver, adeliver_workflow, deliver, deliver_workflow, refusals
-from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
 from pgqueue.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
-from pgqueue.errbacks import error_args
-from pgqueue.errors import (
-    ConfigurationError,
-    DuplicateJob,
-    UnknownTask,
-    ValidationError,
-)
+from pgqueue.errors import DuplicateJob
 from pgqueue.graph import NewWorkflow
-from pgqueue.job import NewJob, new_job_id, new_job_ids
-from pgqueue.option_values import task_name
-from pgqueue.options import CallOptions, check_call_options, read_call
-from pgqueue.repeated import Repeated, fit_each
-from pgqueue.request import Request, current_request, progress_sink
+from pgqueue.inline_calls import InlineCalls
+from pgqueue.job import new_job_id
+from pgqueue.options import CallOptions
+from pgqueue.preparing import Args, Kwargs, Prepared, simple_job
+from pgqueue.request import progress_sink
 from pgqueue.results import AsyncResult, Results
-from pgqueue.routing import Router
-from pgqueue.signature import Signature
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import insert_job, update_progress
 from pgqueue.store.statement import Queries
 from pgqueue.store.workflows import insert_workflow
-from pgqueue.submission import apply, asubmit, submit
-from pgqueue.task import Plan, Task
+from pgqueue.submission import asubmit, submit
+from pgqueue.task import Task
 
-__all__ = ["Client", "Prepared", "ancestry"]
-
-_CLEARED_BY_NONE = frozenset({"expires", "time_limit", "soft_time_limit"})
-Args = Sequence[Any]
-Kwargs = Mapping[str, Any]
+__all__ = ["Client"]
 
 
-class Prepared(NamedTuple):
-    """A job ready to be inserted."""
-
-    job: NewJob
-    task_id: str
-    duplicate: str  # "raise" or "return"
-    connection: Any
-
-
-class Client:
+class Client(InlineCalls):
     """Enqueues for one application.
 
     Args:
@@ -76,20 +51,9 @@ class Client:
         begin: Callable[[], None],
         embedded: Callable[[], bool],
     ) -> None:
-        self._conf = conf
-        self._tasks = tasks
+        super().__init__(conf, tasks, zone, begin, embedded)
         self._using = using
         self.results = results
-        self._zone = zone
-        self._begin = begin
-        self._embedded = embedded
-        self._router: Router | None = None
-        self._unknown_plans: dict[str, Plan] = {}
-
-    @property
-    def conf(self) -> Any:
-        """The settings."""
-        return self._conf
 
     @property
     def _database(self) -> Database:
@@ -108,7 +72,7 @@ class Client:
             return self.send(task.name, args, kwargs, {})
         task.fits(args, kwargs)
         job_id = new_job_id()
-        job = _simple_job(job_id, task.name, plan, args, kwargs)
+        job = simple_job(job_id, task.name, plan, args, kwargs)
         participant = find(self._using)
         if participant is None:
             deliver(self._database, job)
@@ -123,7 +87,7 @@ class Client:
             return await self.asend(task.name, args, kwargs, {})
         task.fits(args, kwargs)
         job_id = new_job_id()
-        job = _simple_job(job_id, task.name, plan, args, kwargs)
+        job = simple_job(job_id, task.name, plan, args, kwargs)
         participant = find(self._using)
         if participant is None:
             await adeliver(self._database, job)
@@ -174,62 +138,6 @@ class Client:
         """The connection in which an enqueue takes part: the one given, or the one in force here; None: its own."""
         return find(self._using) if connection is None else participant_of(connection)
 
-    # inline
-
-    def apply(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
-        """Run a call inline."""
-        if "link" in options or "link_error" in options:
-            return cast(EagerResult[Any], apply(self._linked(name, args, kwargs, options), None, None, {}, False))
-        return self._run(self._known(name), args, kwargs, options)
-
-    async def aapply(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
-        """apply() for async code; what is linked is not called."""
-        task = _repeated(self._known(name), options)
-        task.fits(args, kwargs)
-        return await arun_eagerly(task, args, kwargs, _eager_request(options))
-
-    def _known(self, name: str) -> Task[..., Any]:
-        task = self._tasks.get(name)
-        if task is None:
-            raise UnknownTask(f"task {name!r} is not registered here, so it cannot run here")
-        return task
-
-    def _run(self, task: Task[..., Any], args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
-        return self.apply_now(_repeated(task, options), args, kwargs, _eager_request(options))
-
-    def _linked(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> Signature[Any]:
-        check_call_options(options, name)
-        return Signature(name, tuple(args), kwargs, options, app=self)
-
-    def error_args(self, name: str, args: Args, kwargs: Kwargs, failed: EagerResult[Any]) -> Args:
-        """What an error callback is given, before its own arguments, about a call that failed inline."""
-        request = Request(failed.id, failed.name, called_directly=False, is_eager=True)
-        return error_args(self._known(name), args, kwargs, request, failed.result, failed.traceback)
-
-    def signature_of(self, name: str) -> inspect.Signature | None:
-        """The parameters of a task's function without the task itself; None of a task that is not registered here."""
-        task = self._tasks.get(name)
-        return None if task is None else task.signature_of_call
-
-    def ignores_result(self, name: str) -> bool:
-        """Whether calls of a task keep no result unless they say so."""
-        task = self._tasks.get(name)
-        return bool(self._conf.task_ignore_result if task is None else task.ignore_result)
-
-    def apply_now(
-        self, task: Task[..., Any], args: Args, kwargs: Kwargs, request: Mapping[str, Any]
-    ) -> EagerResult[Any]:
-        """Run a call of a task inline."""
-        task.fits(args, kwargs)
-        return run_eagerly(task, args, kwargs, request)
-
-    def is_eager(self) -> bool:
-        """Whether calls are to run inline; freezes the settings."""
-        self._begin()
-        return bool(self._conf.task_always_eager)
-
-    # workflows
-
     def send_workflow(self, workflow: NewWorkflow, connection: Any = None, existing: bool = False) -> None:
         """Insert a workflow whole, or with `existing` more steps for the one of this id.
 
@@ -257,184 +165,6 @@ class Client:
             with refusals(workflow):
                 await aenlist(participant, self._queries, statement)
 
-    # making the job
-
-    def plan(self, task: Task[..., Any]) -> Plan:
-        """What is the same in all calls of a task."""
-        own: dict[str, Any] = {}
-        for name in ("queue", "priority", "expires"):
-            value = getattr(task, name)
-            if value is not None:
-                own[name] = value
-        plan = self._plan(task.name, own, task)
-        return plan._replace(simple=plan.simple and not self._conf.task_always_eager and not _of_main(task))
-
-    def _plan(self, name: str, own: dict[str, Any], task: Any = None) -> Plan:
-        conf, router = self._conf, self._routes()
-        route = router.route(name, task=task) if router.by_name else {}
-        check_call_options(route, f"the route of {name!r}")
-        options: dict[str, Any] = {**route, **own}
-        call = read_call(options, self._zone(), None, None)
-        queue = call.queue or conf.task_default_queue
-        router.check_queue(queue)
-        simple = router.by_name and options.keys() <= {"queue", "priority", "expires"} and call.expires_at is None
-        simple = simple and not (conf.task_inherit_parent_priority and call.priority is None)
-        priority = conf.task_default_priority if call.priority is None else call.priority
-        return Plan(simple, cast(CallOptions, options), queue, priority, call.expires_in)
-
-    def _routes(self) -> Router:
-        if self._router is None:
-            conf = self._conf
-            self._router = Router(conf.task_routes, None if conf.task_create_missing_queues else conf.task_queues)
-        return self._router
-
-    def prepare_step(
-        self,
-        name: str,
-        args: Args,
-        kwargs: Kwargs,
-        options: CallOptions,
-        before: int = 0,
-        named: Iterable[str] = (),
-    ) -> NewJob:
-        """Make the job of a step of a workflow.
-
-        Args:
-            name, args, kwargs, options: of the call.
-            before: how many arguments other steps will put before its own.
-            named: keyword arguments that other steps will give.
-        """
-        if not options:
-            self._begin()
-            task = self.simple_task(name)
-            if task is not None:
-                _check_fit(task, args, kwargs, before, named)
-                return _simple_job(new_job_id(), name, task.plan, args, kwargs)
-        return self.prepare(name, args, kwargs, options, before, named).job
-
-    def prepare_members(
-        self,
-        calls: Sequence[Signature[Any]],
-        before: bool,
-        options: str | None,
-        root_id: str | None,
-        parent_id: str | None,
-    ) -> list[NewJob] | None:
-        """Make the jobs of many calls without options at once; None if their tasks need more than that.
-
-        Args:
-            calls: the calls.
-            before: whether another step will put an argument before those of each call that is not immutable.
-            options: of all, as JSON text.
-            root_id, parent_id: of all that are not made inside a job; without a root the first one is it.
-        """
-        self._begin()
-        own_root, own_parent = ancestry()
-        root_id, parent_id = own_root or root_id, parent_id or own_parent
-        new, jobs, name, task = tuple.__new__, list[NewJob](), "", None
-        for job_id, call in zip(new_job_ids(len(calls)), calls, strict=True):
-            if call.task != name:
-                name, task = call.task, self.simple_task(call.task)
-                if task is None:
-                    return None
-                queue, priority, expires_in = task.plan.queue, task.plan.priority, task.plan.expires_in
-            assert task is not None  # noqa: S101 - for the type checker
-            task.fits((None, *call.args) if before and not call.immutable else call.args, call.kwargs)
-            args, kwargs = encode_call(call.args, call.kwargs)
-            fields = (job_id, name, queue, priority, args, kwargs, None, options, None, None, expires_in)
-            jobs.append(new(NewJob, (*fields, None, root_id, parent_id, False)))
-            root_id = root_id or job_id
-        return jobs
-
-    def prepare(
-        self,
-        name: str,
-        args: Args,
-        kwargs: Kwargs,
-        options: CallOptions,
-        before: int = 0,
-        named: Iterable[str] = (),
-    ) -> Prepared:
-        """Check a call with options and make its job; `before` and `named` as in prepare_step()."""
-        self._begin()
-        check_call_options(options, f"{name}")
-        task = self._tasks.get(name)
-        if not isinstance(args, list | tuple):
-            args = _positional(args)
-        if not isinstance(kwargs, Mapping):
-            raise ValidationError(f"kwargs: expected a dict, got {type(kwargs).__name__}")
-        if task is not None:
-            if options.get("over"):
-                fit_each(task, args[0], options.get("over") == "starmap")
-            else:
-                _check_fit(task, args, kwargs, before, named)
-            self._refuse_main(task)
-            plan, soft, hard = task.plan, task.soft_time_limit, task.time_limit
-        else:
-            plan, soft, hard = self._plan_of_unknown(name), None, None
-        merged: dict[str, Any] = dict(plan.options)
-        merged.update(item for item in options.items() if item[1] is not None or item[0] in _CLEARED_BY_NONE)
-        router = self._routes()
-        if not router.by_name:
-            route = router.route(name, args, kwargs, merged, task)
-            check_call_options(route, f"the route of {name!r}")
-            merged = {**route, **merged}
-        call = read_call(merged, self._zone(), soft, hard)
-        router.check_queue(call.queue)
-        duplicate = merged.get("on_duplicate", "raise")
-        if duplicate not in ("raise", "return"):
-            raise ValidationError(f"on_duplicate: expected 'raise' or 'return', got {duplicate!r}")
-        args_text, kwargs_text = encode_call(args, kwargs)
-        job_id = call.job_id or new_job_id()
-        root_id, parent_id = ancestry()
-        request, priority = current_request.get(), call.priority
-        if priority is None:
-            inherits = request is not None and self._conf.task_inherit_parent_priority
-            priority = request.priority if inherits and request is not None else self._conf.task_default_priority
-        job = NewJob(
-            job_id,
-            name,
-            call.queue or plan.queue,
-            priority,
-            args_text,
-            kwargs_text,
-            call.headers,
-            call.options,
-            call.delay,
-            call.eta,
-            call.expires_in,
-            call.expires_at,
-            root_id,
-            parent_id,
-            call.job_id is not None,
-        )
-        return Prepared(job, call.task_id or job_id, duplicate, merged.get("connection"))
-
-    def simple_task(self, name: str) -> Task[..., Any] | None:
-        """The task of this name if calls without options need nothing but its plan."""
-        task = self._tasks.get(name)
-        return task if task is not None and task.plan.simple else None
-
-    def _plan_of_unknown(self, name: str) -> Plan:
-        plan = self._unknown_plans.get(name)
-        if plan is None:
-            try:
-                task_name(name)
-            except ValueError as error:
-                raise ValidationError(f"task: {error}") from None
-            plan = self._plan(name, {})
-            if len(self._unknown_plans) < 1000:
-                self._unknown_plans[name] = plan
-        return plan
-
-    def _refuse_main(self, task: Task[..., Any]) -> None:
-        if _of_main(task) and not self._embedded():
-            raise ConfigurationError(
-                f"task {task.name!r} is defined in the program that was started (__main__), where no worker can find"
-                " it: move it into a module that the worker imports (-A, include), or give it the name=… under which"
-                " a worker knows it"
-            )
-
     def report(self, job_id: str, token: int, progress: str) -> None:
         """Record what a running attempt reports of itself: through its worker, or else directly."""
         from_worker = progress_sink.get()
@@ -442,50 +172,3 @@ class Client:
             from_worker(job_id, token, progress)
         else:
             self._database.run(update_progress(self._queries, job_id, token, progress))
-
-
-def _repeated(task: Task[..., Any], options: CallOptions) -> Task[..., Any]:
-    over = options.get("over")
-    return task if over is None else cast(Any, Repeated(task, over))
-
-
-def _check_fit(task: Task[..., Any], args: Args, kwargs: Kwargs, before: int, named: Iterable[str]) -> None:
-    if before:
-        args = (None,) * before + tuple(args)
-    task.fits(args, {**dict.fromkeys(named), **kwargs} if named else kwargs)
-
-
-def _simple_job(job_id: str, name: str, plan: Plan, args: Args, kwargs: Kwargs) -> NewJob:
-    args_text, kwargs_text = encode_call(args, kwargs)
-    root_id, parent_id = ancestry()
-    fields = (job_id, name, plan.queue, plan.priority, args_text, kwargs_text, None, None, None, None, plan.expires_in)
-    return tuple.__new__(NewJob, (*fields, None, root_id, parent_id, False))
-
-
-def ancestry() -> tuple[str | None, str | None]:
-    """(root, parent) of what is enqueued here: inside a running job, and not an eager one, which has no row."""
-    request = current_request.get()
-    if request is None or request.is_eager:
-        return None, None
-    parent_id = request.id or request.parent_id
-    return request.root_id or parent_id, parent_id
-
-
-def _of_main(task: Task[..., Any]) -> bool:
-    return task.run.__module__ == "__main__" and not task.named_by_user
-
-
-def _positional(args: Any) -> Sequence[Any]:
-    if isinstance(args, str | bytes | Mapping) or not isinstance(args, Iterable):
-        raise ValidationError(f"args: expected a list or tuple, got {type(args).__name__}")
-    return tuple(args)
-
-
-def _eager_request(options: CallOptions) -> dict[str, Any]:
-    check_call_options(options, "apply")
-    request: dict[str, Any] = {"id": options.get("task_id") or new_job_id()}
-    if options.get("headers"):
-        request["headers"] = json.dumps(dict(options["headers"] or {}))
-    if options.get("stamps"):
-        request["options"] = {"stamps": options["stamps"]}
-    return request

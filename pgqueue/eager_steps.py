@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pgqueue.eager import EagerResult
 from pgqueue.group_results import GroupResult
+from pgqueue.links import callbacks
 
 __all__ = ["EagerCall", "EagerSteps", "aplay", "play", "run_task"]
 
@@ -67,19 +68,13 @@ def run_task(
     own = {name: value for name, value in options.items() if name not in ("link", "link_error")}
     found = yield EagerCall(task, args, kwargs, own)
     if found.successful():
-        for callback in _listed(options.get("link")):
+        for callback in callbacks(options, "link"):
             child = yield from read(callback)._eager((found.result,), {}, {})
             child.parent = found
             found.children.append(child)
     elif found.failed():
-        for errback in _listed(options.get("link_error")):
+        for errback in callbacks(options, "link_error"):
             one = read(errback)
             given = () if one.immutable else caller.error_args(one.task, one.args, one.kwargs, found)
             found.children.append((yield from one._eager(given, {}, {})))
     return found
-
-
-def _listed(linked: Any) -> Sequence[Any]:
-    if linked is None:
-        return ()
-    return linked if isinstance(linked, list | tuple) else (linked,)

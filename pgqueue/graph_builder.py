@@ -11,6 +11,7 @@ from pgqueue.errors import ArgumentsError, ValidationError
 from pgqueue.graph import EdgeKind, NewEdge, NewStep, NewWorkflow, StepInputs, check_size
 from pgqueue.group_results import GroupResult
 from pgqueue.job import NewJob, as_job_id, new_job_id
+from pgqueue.links import callbacks
 from pgqueue.results import AsyncResult
 from pgqueue.sender import Sender
 
@@ -214,6 +215,12 @@ class GraphBuilder:
             return feed.ids
         return [self._one(member) for member in feed.members]
 
+    def single(self, feed: Feed) -> str:
+        """The step whose result stands for what was built, to be kept whatever its task says."""
+        found = self._one(feed)
+        self._needed.add(found)
+        return found
+
     def _one(self, feed: Feed) -> str:
         """The step whose result stands for a feed: its only one, or one that makes a list of several."""
         return self._gather(feed) if feed.kind == "list" else feed.ids[0]
@@ -246,9 +253,9 @@ class GraphBuilder:
     # callbacks
 
     def _link(self, options: Mapping[str, Any], after: Feed, joint: str | None) -> None:
-        for callback in _listed(options.get("link")):
+        for callback in callbacks(options, "link"):
             self._read(callback)._build(self, after)
-        for errback in _listed(options.get("link_error")):
+        for errback in callbacks(options, "link_error"):
             _, failing = self._errbacks.setdefault(id(errback), (errback, []))
             failing.extend(after.ids)
             if joint is not None and joint not in failing:
@@ -279,12 +286,6 @@ class GraphBuilder:
         if found is None:
             found = self._ignoring[task] = self._sender.ignores_result(task)
         return found
-
-
-def _listed(linked: Any) -> Sequence[Any]:
-    if linked is None:
-        return ()
-    return linked if isinstance(linked, list | tuple) else (linked,)
 
 
 def _refuse_options_of_a_whole(task: str, options: Mapping[str, Any]) -> None:

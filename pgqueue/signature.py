@@ -12,6 +12,7 @@ from pgqueue.eager_steps import EagerSteps, run_task
 from pgqueue.errors import ConfigurationError, ValidationError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import new_job_id
+from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
 from pgqueue.sender import Sender
@@ -350,14 +351,6 @@ class Signature(Generic[R_co]):
 
     def __repr__(self) -> str:
         return self.reprcall()
-
-
-def callbacks(options: Mapping[str, Any], option: str) -> list[Any]:
-    """What is linked: a list of signatures, or of their dicts."""
-    found = options.get(option)
-    if found is None:
-        return []
-    return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def read_options(values: Mapping[str, Any]) -> CallOptions:

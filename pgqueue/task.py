@@ -294,28 +294,15 @@ class Task(Attempt, Generic[P, R]):
     subtask = signature
 
     def map(self, it: Iterable[Any]) -> xmap[list[R]]:
-        """Return a signature of one job that calls the task with each element, one after another.
-
-        Args:
-            it: the elements.
-        """
+        """Return a signature of one job that calls the task with each element, one after another."""
         return xmap(self.s(), it)
 
     def starmap(self, it: Iterable[Iterable[Any]]) -> xstarmap[list[R]]:
-        """Return a signature of one job that calls the task for each element, which is a list of arguments.
-
-        Args:
-            it: the elements.
-        """
+        """Return a signature of one job that calls the task with the arguments that each element lists."""
         return xstarmap(self.s(), it)
 
     def chunks(self, it: Iterable[Iterable[Any]], n: int) -> chunks[R]:
-        """Return a signature of a group of jobs, each of which makes `n` calls as starmap() does.
-
-        Args:
-            it: the elements, a list of arguments each.
-            n: calls in one job, at least 1.
-        """
+        """Return a signature of a group of jobs, each of which makes `n` calls as starmap() does."""
         return chunks(self.s(), it, n)
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name

@@ -5,7 +5,7 @@ from typing import Any, assert_type
 
 import psycopg
 
-from pgqueue import AsyncResult, EagerResult, PgQueue, Signature, Task
+from pgqueue import AsyncResult, EagerResult, GroupResult, PgQueue, Signature, Task, chain, chord, group
 
 app = PgQueue("typed")
 
@@ -93,3 +93,20 @@ wrong: AsyncResult[int] = receipt.delay(1)  # error
 @app.task(que="mail")  # error
 def misspelt(order: int) -> str:
     return str(order)
+
+
+# canvases: the type of what is called last
+assert_type(receipt.s(1) | bound.s(), chain[bytes])
+assert_type((receipt.s(1) | bound.s())(), AsyncResult[bytes])
+assert_type((receipt.s(1) | bound.s()).delay().get(), bytes)
+assert_type(group(receipt.s(number) for number in range(3)), group[str])
+assert_type(group([receipt.s(1)])(), GroupResult[str])
+assert_type(group(receipt.s(1), receipt.s(2)) | bound.s(), chord[bytes])
+assert_type(chord([receipt.s(1)], bound.s()).delay().get(), bytes)
+assert_type(~receipt.s(1), str)
+assert_type(receipt.map([1, 2]).delay().get(), list[str])
+assert_type(receipt.s(1).on_error(bound.s()), Signature[str])
+receipt.apply_async((1,), link=bound.s(), link_error=[send.s()])
+receipt.s(1) | 5  # error
+receipt.chunks([(1,)], "x")  # error
+chain(receipt.s(1), qeue="mail")  # error
