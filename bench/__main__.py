@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from bench import drains, enqueues, footprint, latencies, pressure, workflows
+from bench import drains, enqueues, footprint, latencies, pressure, schedules, workflows
 from bench.report import Figure, table, write
 from bench.run import Group, Run, time_limit
 from bench.server import Server
@@ -36,6 +36,9 @@ GROUPS = (
     Group("chords", workflows.chords, 60, 120),
     Group("crowds", workflows.crowds, 90, 180),
     Group("chains", workflows.chains, 60, 90),
+    Group("ticks", schedules.ticks, 90, 180),
+    Group("same-second", schedules.same_second, 60, 90),
+    Group("idle-schedules", schedules.idle, 90, 150),
     Group("idle", footprint.idle, 60, 120),
     Group("import", footprint.imports, 40, 60),
 )

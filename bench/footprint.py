@@ -7,21 +7,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from bench.report import Figure, at_most, at_most_times
 from bench.run import Run
 from tests.support.process import REPOSITORY, clean_environment
 
-__all__ = ["idle", "imports"]
+__all__ = ["Idle", "idle", "imports", "watch_idle"]
 
 MIB = 2**20
 _LOGGED = re.compile(r"^.* bench (\S*) LOG:  (?:statement|execute [^:]*): *(\S+ \S+)", re.MULTILINE)
 
 
-def idle(run: Run) -> Iterator[Figure]:
-    """A worker with 2 children and nothing to do: statements that the server logs, processor time, memory."""
+class Idle(NamedTuple):
+    """A worker with nothing to do: statements and percent of a processor per second, memory in MiB."""
+
+    statements: float
+    processor: float
+    supervisor: float
+    children: list[float]
+    note: str
+
+
+def watch_idle(run: Run) -> Idle:
+    """Watch a worker with 2 children for a while."""
     server = run.server
-    server.clear()
     seconds = 60.0 if run.long else 12.0
     server.cluster.execute("alter database bench set log_statement = 'all'")
     try:
@@ -38,11 +48,18 @@ def idle(run: Run) -> Iterator[Figure]:
     finally:
         server.cluster.execute("alter database bench reset log_statement")
     note = ", ".join(f"{text.lower()} x {count}" for (_, text), count in logged.most_common(6))
-    yield at_most("idle worker: statements", "1/s", [sum(logged.values()) / passed], 1, note=f"{passed:.0f} s: {note}")
-    yield at_most("idle worker: processor", "%", [cpu], 0.5, note="supervisor and 2 children")
-    yield at_most("idle worker: memory of the supervisor", "MiB", [supervisor], 60)
-    sizes = ", ".join(f"{size:.1f}" for size in children)
-    yield at_most("idle worker: memory of a child", "MiB", [max(children)], 45, note=f"children: {sizes}")
+    return Idle(sum(logged.values()) / passed, cpu, supervisor, children, f"{passed:.0f} s: {note}")
+
+
+def idle(run: Run) -> Iterator[Figure]:
+    """A worker with 2 children and nothing to do: statements that the server logs, processor time, memory."""
+    run.server.clear()
+    found = watch_idle(run)
+    yield at_most("idle worker: statements", "1/s", [found.statements], 1, note=found.note)
+    yield at_most("idle worker: processor", "%", [found.processor], 0.5, note="supervisor and 2 children")
+    yield at_most("idle worker: memory of the supervisor", "MiB", [found.supervisor], 60)
+    sizes = ", ".join(f"{size:.1f}" for size in found.children)
+    yield at_most("idle worker: memory of a child", "MiB", [max(found.children)], 45, note=f"children: {sizes}")
 
 
 def imports(run: Run) -> Iterator[Figure]:

@@ -42,7 +42,6 @@ from pgqueue.errors import (
 )
 from pgqueue.group_results import GroupResult, result_from_tuple
 from pgqueue.job import JobState
-from pgqueue.recurrence import crontab
 from pgqueue.request import Request, current_connection, get_task_logger
 from pgqueue.result_sets import ResultSet
 from pgqueue.results import AsyncResult
@@ -106,7 +105,6 @@ __all__ = [
     "chain",
     "chord",
     "chunks",
-    "crontab",
     "current_connection",
     "get_task_logger",
     "group",

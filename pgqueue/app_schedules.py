@@ -1,12 +1,15 @@
 """What an application says about schedules: app.schedules, @app.periodic_task, app.add_periodic_task, two hooks."""
 
+import importlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgqueue.errors import ConfigurationError
-from pgqueue.schedules import Schedules
 from pgqueue.signature import Signature
 from pgqueue.task import CoroutineTask, Task
+
+if TYPE_CHECKING:
+    from pgqueue.schedules import Schedules
 
 __all__ = ["AppSchedules", "Hook"]
 
@@ -61,21 +64,29 @@ class AppSchedules:
     """The part of PgQueue that knows schedules.
 
     Attributes:
-        schedules: looks at schedules and edits them, at run time.
-        on_after_configure, on_after_finalize: `connect` takes functions that are called with sender=app when the
-            modules with tasks have been imported; the place to call sender.add_periodic_task(…).
+        on_after_configure, on_after_finalize: `connect` takes functions that are called with sender=app when the modules
+            with tasks have been imported; the place to call sender.add_periodic_task(…).
     """
 
-    schedules: Schedules
     on_after_configure: Hook
     on_after_finalize: Hook
+    _schedules: "Schedules | None"
 
     def _begin_schedules(self) -> None:
-        app = cast(Any, self)
-        database = app.results
-        self.schedules = Schedules(app.conf, app.client, app.tasks, lambda: database.database)
+        self._schedules = None
         self.on_after_configure = Hook("on_after_configure")
         self.on_after_finalize = Hook("on_after_finalize")
+
+    @property
+    def schedules(self) -> "Schedules":
+        """Looks at schedules and edits them, at run time."""
+        if self._schedules is None:
+            app: Any = self
+            results = app.results
+            # By name, when they are needed: most programs that enqueue have no schedules.
+            made = importlib.import_module("pgqueue.schedules").Schedules
+            self._schedules = made(app.conf, app.client, app.tasks, lambda: results.database)
+        return cast("Schedules", self._schedules)
 
     def periodic_task(self, schedule: Any, /, *, schedule_name: str | None = None, **options: Any) -> DeclarePeriodic:
         """Declare a task together with a schedule for it: `@app.periodic_task("*/5 * * * *")`.

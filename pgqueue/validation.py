@@ -12,7 +12,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pgqueue.dsn import refuse_other_databases
-from pgqueue.recurrence import timing_of
 
 Check = Callable[[Any], Any]
 
@@ -287,6 +286,8 @@ def beat_schedule(value: Any) -> dict[str, dict[str, Any]]:
         return {}
     if not isinstance(value, Mapping):
         raise _expected("a dict of name to entry", value)
+    from pgqueue.recurrence import timing_of  # noqa: PLC0415 - most programs have no schedules
+
     found = {}
     for name, entry in value.items():
         if not isinstance(name, str) or not isinstance(entry, Mapping):

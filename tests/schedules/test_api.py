@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import PgQueue, UnknownSchedule, UnknownTask, ValidationError, crontab
-from pgqueue.schedules import Backfill, schedule
+from pgqueue import PgQueue, UnknownSchedule, UnknownTask, ValidationError
+from pgqueue.schedules import Backfill, crontab, schedule
 from pgqueue.worker.scheduler import fire_batch
 from tests.support.process import wait_until
 

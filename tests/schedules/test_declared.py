@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import ConfigurationError, PgQueue, ValidationError, crontab
-from pgqueue.recurrence import solar
+from pgqueue import ConfigurationError, PgQueue, ValidationError
+from pgqueue.schedules import crontab, solar
 from pgqueue.store.schedules import declare_schedules
 from pgqueue.store.statement import run
 from pgqueue.store.workers import register_worker, stop_worker
