@@ -38,7 +38,7 @@ class DemoFailed(click.ClickException):
 def demo(keep: bool) -> None:
     """Run two real programs on an embedded server and show what happens.
 
-    A shop carries out orders while its worker is killed; each source file of Python's library is parsed and reported on.
+    A shop carries out orders while its worker is killed; the source files of Python's library are parsed for a report.
     The server, its data and all processes are the demonstration's own and are gone at the end.
     """
     begun = time.monotonic()
