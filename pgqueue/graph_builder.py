@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pgqueue.errors import ArgumentsError, ValidationError
+from pgqueue.errors import ArgumentsError, GraphError, ValidationError
 from pgqueue.graph import EdgeKind, NewEdge, NewStep, NewWorkflow, StepInputs, check_size
 from pgqueue.group_results import GroupResult
 from pgqueue.job import NewJob, as_job_id, new_job_id
@@ -213,17 +213,21 @@ class GraphBuilder:
     def _parents(self, feed: Feed) -> Sequence[str]:
         if not feed.members:
             return feed.ids
-        return [self._one(member) for member in feed.members]
+        return [self.single(member) for member in feed.members]
 
     def single(self, feed: Feed) -> str:
         """The step whose result stands for what was built, to be kept whatever its task says."""
-        found = self._one(feed)
+        found = self.single(feed)
         self._needed.add(found)
         return found
 
-    def _one(self, feed: Feed) -> str:
+    def single(self, feed: Feed) -> str:
         """The step whose result stands for a feed: its only one, or one that makes a list of several."""
-        return self._gather(feed) if feed.kind == "list" else feed.ids[0]
+        if feed.kind == "list":
+            return self._gather(feed)
+        if not feed.ids:
+            raise GraphError("an empty group has no step whose result could be waited for")
+        return feed.ids[0]
 
     def _gather(self, feed: Feed) -> str:
         parents = self._parents(feed)
