@@ -1,0 +1,1 @@
+"""Thumbnails, sizes and filters of real image files, and a manifest of all of them."""
