@@ -213,15 +213,15 @@ class GraphBuilder:
     def _parents(self, feed: Feed) -> Sequence[str]:
         if not feed.members:
             return feed.ids
-        return [self.single(member) for member in feed.members]
+        return [self._one(member) for member in feed.members]
 
     def single(self, feed: Feed) -> str:
         """The step whose result stands for what was built, to be kept whatever its task says."""
-        found = self.single(feed)
+        found = self._one(feed)
         self._needed.add(found)
         return found
 
-    def single(self, feed: Feed) -> str:
+    def _one(self, feed: Feed) -> str:
         """The step whose result stands for a feed: its only one, or one that makes a list of several."""
         if feed.kind == "list":
             return self._gather(feed)
