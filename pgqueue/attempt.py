@@ -12,7 +12,10 @@ from pgqueue.codec import encode_call, encode_result
 from pgqueue.errors import ValidationError
 from pgqueue.option_values import seconds
 from pgqueue.options import RetryOptions, check_retry_options, read_call
+from pgqueue.replacement import stand_in
 from pgqueue.request import Request, current_request
+from pgqueue.sender import Sender
+from pgqueue.signature import Signature
 
 __all__ = ["Attempt"]
 
@@ -26,8 +29,8 @@ class Owner(Protocol):
     def zone(self) -> ZoneInfo: ...
 
 
-class Reporter(Protocol):
-    """Where progress is reported."""
+class Client(Sender, Protocol):
+    """The application, as far as a running task sends something."""
 
     def report(self, job_id: str, token: int, progress: str) -> None: ...
 
@@ -42,7 +45,7 @@ class Attempt:
     default_retry_delay: float
     time_limit: float | None
     soft_time_limit: float | None
-    _client: Reporter
+    _client: Client
     app: Owner
     fits: Callable[[Sequence[Any], Mapping[str, Any]], None]
 
@@ -131,6 +134,61 @@ class Attempt:
                 before["max_retries"] = request.max_retries
             changes["options"] = {**request.options, **before, **json.loads(call.options)}
         return changes or None
+
+    def replace(self, sig: Signature[Any]) -> Any:
+        """End this attempt, and let a signature give this job's result: whoever waits for the job waits for it.
+
+        The job waits, without a worker, until the signature's last task has ended, and ends as that one does: what
+        follows the job in a chain or a chord, and its callbacks, go on from there. A group gives the list of its
+        results. Of a transactional task the work so far, and the new jobs, commit together.
+
+        Args:
+            sig: a signature or a canvas.
+
+        Returns:
+            Under apply() the result of the signature, run inline; else it does not return.
+
+        Raises:
+            Replaced: for the worker, which puts the new jobs in this one's place.
+            ValidationError: in a direct call there is no job to replace.
+        """
+        request = self.request
+        if request.is_eager:
+            return sig.apply().get()
+        if request.called_directly or request.token is None:
+            raise ValidationError(f"replace: no job of {self.name} runs here; call the task through a worker")
+        made = stand_in(sig, self._client)
+        raise errors.Replaced(made.parameters(self._client.results.keep()))
+
+    def add_to_chord(self, sig: Signature[Any]) -> Any:
+        """Enqueue a signature as one more member of the chord of which this job is a member.
+
+        The chord's body waits for it too; its result comes after those of the others.
+
+        Args:
+            sig: a signature or a canvas.
+
+        Returns:
+            The new member's result.
+
+        Raises:
+            ValidationError: this job is no member of a chord that still waits.
+        """
+        made = stand_in(sig, self._client)
+        self._client.add_member(made.workflow, self._member_id(), made.last_id)
+        return made.result
+
+    async def aadd_to_chord(self, sig: Signature[Any]) -> Any:
+        """add_to_chord() for coroutines."""
+        made = stand_in(sig, self._client)
+        await self._client.aadd_member(made.workflow, self._member_id(), made.last_id)
+        return made.result
+
+    def _member_id(self) -> str:
+        request = self.request
+        if request.called_directly or request.is_eager or request.id is None:
+            raise ValidationError(f"add_to_chord: no job of {self.name} runs here that is a member of a chord")
+        return request.id
 
     def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
         """Report the progress of this job: its readers see it at once, until it ends.

@@ -20,8 +20,8 @@ from pgqueue.request import progress_sink
 from pgqueue.results import AsyncResult, Results
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import insert_job, update_progress
-from pgqueue.store.statement import Queries
-from pgqueue.store.workflows import insert_workflow
+from pgqueue.store.statement import Queries, Statement
+from pgqueue.store.workflows import add_member, insert_workflow
 from pgqueue.submission import asubmit, submit
 from pgqueue.task import Task
 
@@ -147,6 +147,25 @@ class Client(InlineCalls):
         """
         self._begin()
         statement = insert_workflow(self._queries, workflow, self.results.keep(), existing)
+        self._send_whole(workflow, statement, connection)
+
+    async def asend_workflow(self, workflow: NewWorkflow, connection: Any = None, existing: bool = False) -> None:
+        """send_workflow() for async code."""
+        self._begin()
+        statement = insert_workflow(self._queries, workflow, self.results.keep(), existing)
+        await self._asend_whole(workflow, statement, connection)
+
+    def add_member(self, workflow: NewWorkflow, member_id: str, last_id: str) -> None:
+        """Add steps to the chord of which a running job is a member, the last of them as one more member."""
+        self._send_whole(workflow, add_member(self._queries, workflow, self.results.keep(), member_id, last_id), None)
+
+    async def aadd_member(self, workflow: NewWorkflow, member_id: str, last_id: str) -> None:
+        """add_member() for async code."""
+        await self._asend_whole(
+            workflow, add_member(self._queries, workflow, self.results.keep(), member_id, last_id), None
+        )
+
+    def _send_whole(self, workflow: NewWorkflow, statement: Statement[None], connection: Any) -> None:
         participant = self.participant(connection)
         if participant is None:
             deliver_workflow(self._database, workflow, statement)
@@ -154,10 +173,7 @@ class Client(InlineCalls):
             with refusals(workflow):
                 enlist(participant, self._queries, statement)
 
-    async def asend_workflow(self, workflow: NewWorkflow, connection: Any = None, existing: bool = False) -> None:
-        """send_workflow() for async code."""
-        self._begin()
-        statement = insert_workflow(self._queries, workflow, self.results.keep(), existing)
+    async def _asend_whole(self, workflow: NewWorkflow, statement: Statement[None], connection: Any) -> None:
         participant = self.participant(connection)
         if participant is None:
             await adeliver_workflow(self._database, workflow, statement)

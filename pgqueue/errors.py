@@ -30,6 +30,7 @@ PgQueueError
 ├── TaskPredicate                   control flow inside a task
 │   ├── Retry                       run this job again later
 │   ├── Ignore                      end it without recording a state
+│   ├── Replaced                    other steps give its result
 │   └── Reject                      give it up (or put it back: requeue=True)
 ├── TimeoutError                    AsyncResult.get(timeout=…) ran out
 ├── LeaseLost                       this attempt no longer belongs to this worker
@@ -60,6 +61,7 @@ __all__ = [
     "PgQueueError",
     "Reject",
     "RemoteError",
+    "Replaced",
     "Retry",
     "SchemaError",
     "SoftTimeLimitExceeded",
@@ -240,6 +242,18 @@ class Retry(TaskPredicate):
 
 class Ignore(TaskPredicate):
     """End the job and keep no result of it."""
+
+
+class Replaced(TaskPredicate):
+    """Other steps give the job's result; for the worker, which makes the job wait for them.
+
+    Attributes:
+        replacement: parameters of the steps, and of the one whose result is the job's.
+    """
+
+    def __init__(self, replacement: dict[str, Any]) -> None:
+        super().__init__("other steps give the result")
+        self.replacement = replacement
 
 
 class Reject(TaskPredicate):

@@ -213,28 +213,29 @@ class GraphBuilder:
     def _parents(self, feed: Feed) -> Sequence[str]:
         if not feed.members:
             return feed.ids
-        return [self._one(member) for member in feed.members]
+        return [self.single(member) for member in feed.members]
 
     def single(self, feed: Feed) -> str:
-        """The step whose result stands for what was built, to be kept whatever its task says."""
-        found = self._one(feed)
-        self._needed.add(found)
-        return found
-
-    def _one(self, feed: Feed) -> str:
         """The step whose result stands for a feed: its only one, or one that makes a list of several."""
         if feed.kind == "list":
-            return self._gather(feed)
+            return self.gather(feed)
         if not feed.ids:
             raise GraphError("an empty group has no step whose result could be waited for")
         return feed.ids[0]
 
-    def _gather(self, feed: Feed) -> str:
+    def last(self, feed: Feed) -> str:
+        """The step whose result stands for all that was built, and is kept whatever its task says."""
+        found = self.single(feed) if feed.ids or feed.kind == "list" else self.gather(feed)
+        self._needed.add(found)
+        return found
+
+    def gather(self, feed: Feed) -> str:
+        """A step of the database's own that makes a list of the results of a feed, of none, too."""
         parents = self._parents(feed)
-        first = self.steps[0].job
-        job = NewJob(
-            new_job_id(), "pgqueue.gather", first.queue, first.priority, root_id=self._root_id, parent_id=parents[-1]
-        )
+        queue = self.steps[0].job.queue if self.steps else self._sender.conf.task_default_queue
+        priority = self.steps[0].job.priority if self.steps else 0
+        parent_id = parents[-1] if parents else None
+        job = NewJob(new_job_id(), "pgqueue.gather", queue, priority, root_id=self._root_id, parent_id=parent_id)
         self.steps.append(NewStep(job, None, "list", "gather"))
         self.edges.extend(NewEdge(parent, job.id, place) for place, parent in enumerate(parents))
         self._needed.update(parents)
@@ -246,7 +247,7 @@ class GraphBuilder:
         """A feed that several parts can share: a list is made once, not by each of them."""
         if feed.kind != "list":
             return feed
-        joint = self._gather(feed)
+        joint = self.gather(feed)
         return feed._replace(kind="value", ids=(joint,), members=(), joint=joint)
 
     def begin_group(self, group_id: str) -> None:

@@ -14,6 +14,58 @@ select pgqueue.enqueue_workflow(
     %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
     string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
 
+-- name: replace_job
+-- Fenced: a running job lets other steps give its result. One row if it was still the caller's, else none.
+select pgqueue.enqueue_workflow(
+    r.id, %(name)s::text, make_interval(secs => %(keep)s::double precision), %(deadline_in)s::double precision,
+    %(existing)s::boolean,
+    %(ids)s::uuid[], string_to_array(%(tasks)s::text, E'\x1f'), string_to_array(%(queues)s::text, E'\x1f'),
+    %(priorities)s::smallint[], string_to_array(%(args)s::text, E'\x1f', ''),
+    string_to_array(%(kwargs)s::text, E'\x1f', ''), string_to_array(%(headers)s::text, E'\x1f', ''),
+    string_to_array(%(options)s::text, E'\x1f', ''), %(delays)s::double precision[], %(etas)s::timestamptz[],
+    %(expires_in)s::double precision[], %(expires_at)s::timestamptz[], %(root_ids)s::uuid[], %(parent_ids)s::uuid[],
+    %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
+    string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
+    %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+from pgqueue.begin_replacement(%(id)s::uuid, %(token)s::bigint, %(last_id)s::uuid, %(workflow_id)s::uuid,
+                               make_interval(secs => %(keep)s::double precision)) r (id)
+where r.id is not null
+
+-- name: replace_task
+-- replace_job inside the task's own transaction: the transaction's id, and whether the lease was lost.
+select pg_current_xact_id()::text, (select count(*) = 0 from (select pgqueue.enqueue_workflow(
+    r.id, %(name)s::text, make_interval(secs => %(keep)s::double precision), %(deadline_in)s::double precision,
+    %(existing)s::boolean,
+    %(ids)s::uuid[], string_to_array(%(tasks)s::text, E'\x1f'), string_to_array(%(queues)s::text, E'\x1f'),
+    %(priorities)s::smallint[], string_to_array(%(args)s::text, E'\x1f', ''),
+    string_to_array(%(kwargs)s::text, E'\x1f', ''), string_to_array(%(headers)s::text, E'\x1f', ''),
+    string_to_array(%(options)s::text, E'\x1f', ''), %(delays)s::double precision[], %(etas)s::timestamptz[],
+    %(expires_in)s::double precision[], %(expires_at)s::timestamptz[], %(root_ids)s::uuid[], %(parent_ids)s::uuid[],
+    %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
+    string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
+    %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+from pgqueue.begin_replacement(%(id)s::uuid, %(token)s::bigint, %(last_id)s::uuid, %(workflow_id)s::uuid,
+                               make_interval(secs => %(keep)s::double precision)) r (id)
+where r.id is not null) replaced)
+
+-- name: add_member
+-- One more member for the chord of a running member.
+select pgqueue.enqueue_workflow(
+    m.id, %(name)s::text, make_interval(secs => %(keep)s::double precision), %(deadline_in)s::double precision,
+    %(existing)s::boolean,
+    %(ids)s::uuid[], string_to_array(%(tasks)s::text, E'\x1f'), string_to_array(%(queues)s::text, E'\x1f'),
+    %(priorities)s::smallint[], string_to_array(%(args)s::text, E'\x1f', ''),
+    string_to_array(%(kwargs)s::text, E'\x1f', ''), string_to_array(%(headers)s::text, E'\x1f', ''),
+    string_to_array(%(options)s::text, E'\x1f', ''), %(delays)s::double precision[], %(etas)s::timestamptz[],
+    %(expires_in)s::double precision[], %(expires_at)s::timestamptz[], %(root_ids)s::uuid[], %(parent_ids)s::uuid[],
+    %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
+    string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
+    %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+from pgqueue.begin_membership(%(member_id)s::uuid, %(last_id)s::uuid) m (id)
+
 -- name: resolve_event
 -- The event that a step of this name waits for has come.
 select pgqueue.resolve(%(workflow_id)s::uuid, %(event)s::text, %(value)s::json)

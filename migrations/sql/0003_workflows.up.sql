@@ -153,6 +153,69 @@ begin
     perform pgqueue.release_at_once(p_workflow_id, p_ids, p_waits, p_runs, v_now + p_keep);
 end $$;
 
+-- running -> waiting: a job that lets another step give its result. Returns its workflow, one of its own if it had none,
+-- to which the new steps are then added; null when the attempt is no longer the caller's.
+create function pgqueue.begin_replacement(p_id uuid, p_token bigint, p_last_id uuid, p_workflow_id uuid, p_keep interval) returns uuid
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    v_job pgqueue.live_jobs;
+    v_place integer;
+begin
+    select j.* into v_job from pgqueue.live_jobs j
+    where j.id = p_id and j.claim_token = p_token and j.state || '' = 'running' for update;
+    if not found then
+        return null;
+    end if;
+    if v_job.workflow_id is null then
+        v_job.workflow_id := p_workflow_id;
+        insert into pgqueue.workflows (id, job_ids, keep) values (p_workflow_id, array[p_id], p_keep);
+    end if;
+    select coalesce(max(e.position) + 1, 0) into v_place
+    from pgqueue.workflow_edges e where e.workflow_id = v_job.workflow_id and e.child_id = p_id;
+    insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+    values (v_job.workflow_id, p_id, v_place, p_last_id, 'value', 'stop');
+    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, run)
+    values (p_id, v_job.workflow_id, v_place + 1, 1, v_job.step, 'pass')
+    on conflict (job_id) do update set
+        state = 'waiting', total = excluded.total, remaining = 1, skipped = 0, cause_id = null, inputs = null, run = 'pass';
+    update pgqueue.live_jobs j set
+        state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null, progress = null
+    where j.id = p_id;
+    if v_job.cancel_asked then
+        perform pgqueue.cancel_jobs(array[p_id], false, p_keep);
+    end if;
+    return v_job.workflow_id;
+end $$;
+
+-- One more parent for the join that a running member belongs to. Returns its workflow, to which the new steps are then
+-- added.
+create function pgqueue.begin_membership(p_member_id uuid, p_last_id uuid) returns uuid
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    v_join pgqueue.workflow_joins;
+begin
+    -- While the member's row is held its join cannot be released.
+    perform 1 from pgqueue.live_jobs j where j.id = p_member_id and j.state || '' = 'running' for update;
+    if found then
+        select j.* into v_join
+        from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
+        where e.parent_id = p_member_id and e.kind <> 'error' and j.inputs = 'list' and j.state = 'waiting'
+        order by j.job_id limit 1 for update of j;
+    end if;
+    if v_join.job_id is null then
+        raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
+    end if;
+    update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = p_member_id;
+    insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+    select v_join.workflow_id, v_join.job_id, max(e.position) + 1, p_last_id,
+           (array_agg(e.kind order by e.position))[1], (array_agg(e.policy order by e.position))[1]
+    from pgqueue.workflow_edges e where e.workflow_id = v_join.workflow_id and e.child_id = v_join.job_id;
+    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_join.job_id;
+    return v_join.workflow_id;
+end $$;
+
 -- Steps without parents that the database itself runs.
 create function pgqueue.release_at_once(
     p_workflow_id uuid, p_ids uuid[], p_waits integer[], p_runs text[], p_kept timestamptz
@@ -324,14 +387,14 @@ begin
     with recursive chain as (
         select j.job_id, s.state, s.error, s.propagated
         from pgqueue.workflow_joins j join pgqueue.workflow_results r on r.job_id = j.cause_id
-        cross join lateral pgqueue.stopped_by(j.inputs, r.job_id, r.state, r.error::text) s
+        cross join lateral pgqueue.stopped_by(j.inputs, j.run, r.job_id, r.state, r.error::text) s
         where j.job_id = any (p_ids)
         union
         select e.child_id, s.state, s.error, s.propagated
         from chain c
         join pgqueue.workflow_edges e on e.parent_id = c.job_id and e.kind <> 'error' and e.policy = 'stop'
         join pgqueue.workflow_joins j on j.job_id = e.child_id and j.state = 'waiting'
-        cross join lateral pgqueue.stopped_by(j.inputs, c.job_id, c.state, c.error) s
+        cross join lateral pgqueue.stopped_by(j.inputs, j.run, c.job_id, c.state, c.error) s
     )
     select array_agg(row (c.job_id, c.state, c.error, c.propagated)::pgqueue.stopped_step) into v_stopped
     from (select distinct on (job_id) * from chain order by job_id) c;
@@ -344,7 +407,7 @@ begin
 end $$;
 
 create function pgqueue.stopped_by(
-    p_inputs text, p_parent_id uuid, p_parent_state text, p_parent_error text,
+    p_inputs text, p_run text, p_parent_id uuid, p_parent_state text, p_parent_error text,
     out state text, out error text, out propagated boolean
 )
 language sql immutable
@@ -355,7 +418,7 @@ set search_path = pg_catalog, pg_temp as $$
                         when 'failed' then format('raised %s: %s', p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
                         else 'was ' || p_parent_state end))::text
                 else p_parent_error end,
-           p_inputs is distinct from 'list'
+           p_inputs is distinct from 'list' and p_run is distinct from 'pass'
 $$;
 
 -- Ends steps that no worker runs.
@@ -423,7 +486,7 @@ begin
            array_agg(j.job_id order by j.job_id) filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
            array_agg(case j.run when 'wait' then j.event::text
                                 when 'gather' then (pgqueue.step_args(j.job_id, 'list', null) -> 0)::text
-                                else (pgqueue.step_args(j.job_id, 'value', null) -> 0)::text end order by j.job_id)
+                                else (pgqueue.step_args(j.job_id, 'value', null) -> -1)::text end order by j.job_id)
                filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
            array_agg(j.job_id) filter (where j.run = 'settle')
     into v_own, v_ids, v_results, v_settled

@@ -1,6 +1,6 @@
 """Statements of workflows: insert one whole, look at it, resolve its events, cancel it, run it on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +12,7 @@ __all__ = [
     "StepOutcome",
     "StepRow",
     "WorkflowRow",
+    "add_member",
     "cancel_workflow",
     "get_workflow",
     "insert_workflow",
@@ -20,11 +21,13 @@ __all__ = [
     "list_workflows",
     "mend_workflows",
     "prune_workflows",
+    "replace_job",
     "resolve_event",
     "retry_workflow",
     "step_outcomes",
     "workflow_job_ids",
     "workflow_of_job",
+    "workflow_parameters",
 ]
 
 
@@ -85,6 +88,11 @@ def insert_workflow(
         keep: seconds that it is kept after its end; None: for ever.
         existing: add the steps to the workflow of this id.
     """
+    return Statement(queries["insert_workflow"], workflow_parameters(workflow, keep, existing), nothing)
+
+
+def workflow_parameters(workflow: NewWorkflow, keep: float | None, existing: bool = False) -> dict[str, Any]:
+    """Return the parameters of insert_workflow: texts, numbers and None, which cross a pipe unchanged."""
     steps, edges = workflow.steps, workflow.edges
     jobs = [step.job for step in steps]
     ids = [job.id for job in jobs]
@@ -92,42 +100,58 @@ def insert_workflow(
     for edge in edges:
         waits[edge.child_id] += 1
     own = [job.id for job in jobs if job.own_id]
-    return Statement(
-        queries["insert_workflow"],
-        {
-            "workflow_id": workflow.id,
-            "name": workflow.name,
-            "keep": keep,
-            "deadline_in": workflow.deadline_in,
-            "existing": existing,
-            "ids": array(ids),
-            "tasks": joined([job.task for job in jobs]),
-            "queues": joined([job.queue for job in jobs]),
-            "priorities": array(job.priority for job in jobs),
-            "args": joined([job.args for job in jobs]),
-            "kwargs": joined([job.kwargs for job in jobs]),
-            "headers": joined([job.headers for job in jobs]),
-            "options": joined([job.options for job in jobs]),
-            "delays": column([job.delay for job in jobs], str),
-            "etas": column([job.eta for job in jobs], datetime.isoformat),
-            "expires_in": column([job.expires_in for job in jobs], str),
-            "expires_at": column([job.expires_at for job in jobs], datetime.isoformat),
-            "root_ids": column([job.root_id for job in jobs], str),
-            "parent_ids": column([job.parent_id for job in jobs], str),
-            "own_ids": array(own) if own else None,
-            "steps": joined([step.name for step in steps]),
-            "inputs": joined([step.inputs for step in steps]),
-            "runs": joined([step.run for step in steps]),
-            "compensates": column([step.compensates for step in steps], str),
-            "waits": array(waits.values()),
-            "children": array(edge.child_id for edge in edges),
-            "parents": array(edge.parent_id for edge in edges),
-            "positions": array(edge.position for edge in edges),
-            "kinds": _unless_all([edge.kind for edge in edges], "value"),
-            "policies": _unless_all([edge.policy for edge in edges], "stop"),
-        },
-        nothing,
-    )
+    return {
+        "workflow_id": workflow.id,
+        "name": workflow.name,
+        "keep": keep,
+        "deadline_in": workflow.deadline_in,
+        "existing": existing,
+        "ids": array(ids),
+        "tasks": joined([job.task for job in jobs]),
+        "queues": joined([job.queue for job in jobs]),
+        "priorities": array(job.priority for job in jobs),
+        "args": joined([job.args for job in jobs]),
+        "kwargs": joined([job.kwargs for job in jobs]),
+        "headers": joined([job.headers for job in jobs]),
+        "options": joined([job.options for job in jobs]),
+        "delays": column([job.delay for job in jobs], str),
+        "etas": column([job.eta for job in jobs], datetime.isoformat),
+        "expires_in": column([job.expires_in for job in jobs], str),
+        "expires_at": column([job.expires_at for job in jobs], datetime.isoformat),
+        "root_ids": column([job.root_id for job in jobs], str),
+        "parent_ids": column([job.parent_id for job in jobs], str),
+        "own_ids": array(own) if own else None,
+        "steps": joined([step.name for step in steps]),
+        "inputs": joined([step.inputs for step in steps]),
+        "runs": joined([step.run for step in steps]),
+        "compensates": column([step.compensates for step in steps], str),
+        "waits": array(waits.values()),
+        "children": array(edge.child_id for edge in edges),
+        "parents": array(edge.parent_id for edge in edges),
+        "positions": array(edge.position for edge in edges),
+        "kinds": _unless_all([edge.kind for edge in edges], "value"),
+        "policies": _unless_all([edge.policy for edge in edges], "stop"),
+    }
+
+
+def replace_job(queries: Queries, job_id: str, token: int, replacement: Mapping[str, Any]) -> Statement[list[str]]:
+    """Let a running job, fenced, wait for other steps that give its result; the id if its lease was lost.
+
+    Args:
+        queries: of the schema.
+        job_id, token: the attempt.
+        replacement: parameters of the steps, and `last_id`: whose result is the job's.
+    """
+    params = {**replacement, "id": job_id, "token": token}
+    return Statement(queries["replace_job"], params, lambda rows: [] if rows else [job_id])
+
+
+def add_member(
+    queries: Queries, workflow: NewWorkflow, keep: float | None, member_id: str, last_id: str
+) -> Statement[None]:
+    """Add steps, and the last of them to the members of the chord that a running job is a member of."""
+    params = {**workflow_parameters(workflow, keep, existing=True), "member_id": member_id, "last_id": last_id}
+    return Statement(queries["add_member"], params, nothing)
 
 
 def _unless_all(values: Sequence[str], usual: str) -> str | None:

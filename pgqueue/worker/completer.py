@@ -28,6 +28,7 @@ from pgqueue.store.claims import (
 from pgqueue.store.jobs import update_progress
 from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
+from pgqueue.store.workflows import replace_job
 from pgqueue.worker.held import Held
 from pgqueue.worker.session import PatientConnection
 
@@ -250,6 +251,8 @@ class Completer:
         if kind == "retry":
             columns = list(zip(*(outcome[1:] for _, outcome in batch), strict=True))
             return retry_jobs(queries, fence, columns[0], columns[1], columns[2], columns[3], keep, micros)
+        if kind == "replaced":
+            return replace_job(queries, *fence[0], batch[0][1][1])
         if kind in ("released", "unstored") or (kind == "adrift" and self._is_new_server(batch[0][1][3])):
             return release_jobs(queries, fence, keep)
         if kind in ("lost", "adrift"):
@@ -286,7 +289,7 @@ def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | No
     """Part a batch into what one statement can write (same kind, same retention, each job once) and the rest."""
     first = batch[0]
     kind = first[1][0]
-    reason = first[1][1:] if kind in ("lost", "adrift") else None
+    reason = first[1][1:] if kind in ("lost", "adrift", "replaced") else None
     keep = keep_seconds(first[0].job.task, kind)
     head: list[Entry] = []
     rest: list[Entry] = []

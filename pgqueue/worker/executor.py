@@ -5,6 +5,7 @@ An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind,
     (n, "failed", error, traceback)                  error as JSON text
     (n, "retry", delay, error, traceback, changes)   delay in seconds, changes as JSON text or None
     (n, "cancelled", error, traceback)
+    (n, "replaced", steps)                           other steps give its result: parameters of theirs
     (n, "settled",)                                  its transaction has recorded the end already
     (n, "adrift", reason, at_most_once, server)      its database session was lost: it runs again
     (n, "unstored",)                                 its transaction found no partition to end in: it runs again
@@ -25,6 +26,7 @@ from pgqueue.errors import (
     Ignore,
     LeaseLost,
     Reject,
+    Replaced,
     Retry,
     TaskRevokedError,
     UnknownTask,
@@ -215,6 +217,8 @@ class Executor:
         if task.transactional and is_conflict(error):
             logger.info("Task %s[%s] runs again: %s", job.task, job.id, _short(error))
             return (job.number, "released")
+        if isinstance(error, Replaced):
+            return (job.number, "replaced", error.replacement)
         if isinstance(error, Ignore):
             return (job.number, "succeeded", None)
         if isinstance(error, Reject):

@@ -19,11 +19,12 @@ from psycopg.pq import TransactionStatus
 from pgqueue.app import PgQueue
 from pgqueue.codec import encode_result
 from pgqueue.enrolment import aexecute_on, execute_on
-from pgqueue.errors import LeaseLost, PgQueueError
+from pgqueue.errors import LeaseLost, PgQueueError, Replaced
 from pgqueue.request import Request, transaction_connection
 from pgqueue.store.claims import finish_jobs
 from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Statement
+from pgqueue.store.workflows import replace_job
 from pgqueue.task import Task
 from pgqueue.worker.django import django_atomic, django_connection
 from pgqueue.worker.session import amind_poolers, mind_poolers
@@ -121,11 +122,16 @@ class Transactions:
             started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
                 transaction_id = self._begun(execute_on(connection, self._begin()))
-                value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+                try:
+                    value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+                except Replaced as replaced:
+                    end = self._replace(job_id, token, replaced)
+                else:
+                    result = None if request.ignore_result else encode_result(value)
+                    end = self._finish(job_id, token, task, result, started)
                 self._check(connection)
-                result = None if request.ignore_result else encode_result(value)
                 with _telling_missing_partitions():
-                    ended = execute_on(connection, self._finish(job_id, token, task, result, started))
+                    ended = execute_on(connection, end)
                 self._confirm(ended, transaction_id, job_id)
             finally:
                 transaction_connection.reset(mark)
@@ -138,11 +144,16 @@ class Transactions:
             started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
                 transaction_id = self._begun(await aexecute_on(connection, self._begin()))
-                value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
+                try:
+                    value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
+                except Replaced as replaced:
+                    end = self._replace(job_id, token, replaced)
+                else:
+                    result = None if request.ignore_result else encode_result(value)
+                    end = self._finish(job_id, token, task, result, started)
                 self._check(connection)
-                result = None if request.ignore_result else encode_result(value)
                 with _telling_missing_partitions():
-                    ended = await aexecute_on(connection, self._finish(job_id, token, task, result, started))
+                    ended = await aexecute_on(connection, end)
                 self._confirm(ended, transaction_id, job_id)
             finally:
                 transaction_connection.reset(mark)
@@ -175,6 +186,12 @@ class Transactions:
         )
         return Statement(
             self._app.queries["finish_task"], finish.params, lambda rows: (str(rows[0][0]), not rows[0][1])
+        )
+
+    def _replace(self, job_id: str, token: int, replaced: Replaced) -> Statement[tuple[str, bool]]:
+        replace = replace_job(self._app.queries, job_id, token, replaced.replacement)
+        return Statement(
+            self._app.queries["replace_task"], replace.params, lambda rows: (str(rows[0][0]), not rows[0][1])
         )
 
     def _confirm(self, ended: tuple[str, bool], transaction_id: str, job_id: str) -> None:
