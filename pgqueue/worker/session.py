@@ -1,5 +1,6 @@
 """The worker's database sessions: one that goes silent is given up, and poolers in between are minded."""
 
+import contextlib
 import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
@@ -69,7 +70,26 @@ def _facts(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], r
 
 
 def first_connection(
-    connect: Callable[[], psycopg.Connection[Any]], on_wait: Callable[[str], None] | None
+    connect: Callable[[], psycopg.Connection[Any]], on_wait: Callable[[str], None] | None, room_for: int = 0
 ) -> psycopg.Connection[Any]:
-    """Connect, and wait for the server if there is somebody to be told so."""
-    return connect() if on_wait is None else connect_waiting(connect, on_wait)
+    """Connect, and wait for the server if there is somebody to be told so.
+
+    Args:
+        connect: opens a connection.
+        on_wait: called with the reason why it waits.
+        room_for: so many others must be left. Of a fleet that is larger than the server has connections for, each
+            worker would otherwise take some, and none enough of them to work.
+    """
+
+    def together() -> psycopg.Connection[Any]:
+        with contextlib.ExitStack() as others:
+            first = connect()
+            try:
+                for _ in range(room_for):
+                    others.callback(connect().close)
+            except BaseException:
+                first.close()
+                raise
+            return first
+
+    return together() if on_wait is None else connect_waiting(together, on_wait)

@@ -45,6 +45,7 @@ UNLIMITED = sys.maxsize
 IDLE_SUPERVISION_SECONDS = 1.0
 BUSY_SUPERVISION_SECONDS = 0.1
 MOST_PATIENCE_SECONDS = 30.0
+SESSIONS = 4  # beside the lease's: claims, LISTEN, outcomes, schedules
 MAINTENANCE_SECONDS = 3600.0
 
 
@@ -171,7 +172,7 @@ class Worker:
             run(connection, ensure_partitions(self._queries, self._partition_days))
         self.app.conf.freeze("a worker started")
         self.app.embedded_worker_count += self.plan.in_process
-        self.lease.start(first_connection(self._connect, on_wait))
+        self.lease.start(first_connection(self._connect, on_wait, room_for=SESSIONS))
         self._supervisor.start()
         self._completer.start()
         self._claimer.start()

@@ -1,5 +1,6 @@
 """The stage of a fault test: a database with a log of all state changes, real workers, a load, the final check."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tests.support.cluster import Cluster
 from tests.support.process import REPOSITORY, CommandLine, wait_until
 
 Spawn = Callable[..., CommandLine]
+# `make faults`: not only again and again, but each in its full width.
+LONG = int(os.environ.get("PGQUEUE_FAULTS_REPEAT", "1")) > 1
 
 
 class Stage:

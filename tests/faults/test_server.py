@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.faults.conftest import Stage
+from tests.faults.conftest import LONG, Stage
 from tests.support.cluster import Cluster, StopMode
 
 pytestmark = pytest.mark.faults
@@ -59,7 +59,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_restarts(
     stage = private_stage
     workers = [stage.worker("-c", "1", lease=10), stage.worker("-P", "threads", "-c", "4", lease=10)]
     with stage.load() as load:
-        for _ in range(3):
+        for _ in range(20 if LONG else 8):
             private_server.restart(mode)
             load.more()
     stage.finish(load)
@@ -195,8 +195,8 @@ def test_a_fleet_larger_than_the_server_has_connections_for(private_server: Clus
     private_server.execute("alter system set max_connections = 20")
     private_server.restart()
     with stage.load(most=500, mix=["sleepless"] * 5) as load:
-        fleet = [stage.worker("-P", "solo", lease=3, ready=False) for _ in range(8)]
-        fleet[0].expect("is ready")
+        fleet = [stage.worker("-P", "solo", lease=3, ready=False) for _ in range(30 if LONG else 10)]
+        stage.wait("one is ready", lambda: any("is ready" in worker.output for worker in fleet))
         load.more(400)
     stage.finish(load)
     assert all(worker.process.poll() is None for worker in fleet)
