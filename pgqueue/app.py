@@ -21,7 +21,7 @@ from pgqueue.control import Control
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask
-from pgqueue.group_results import GroupResult
+from pgqueue.group_results import GroupResults
 from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, TaskOptions, check_task_options
 from pgqueue.result_sets import ResultSet
@@ -296,9 +296,10 @@ class PgQueue(Connector, AppSchedules, AppWorkflows):
         """Make a signature from a task's name, from a dict (Signature.to_dict) or from another signature."""
         return make_signature(varies, args, kwargs, options, app=self.client, immutable=immutable, **more)
 
-    def GroupResult(self, id: str, results: Iterable[Any] = (), parent: Any = None) -> GroupResult[Any]:  # noqa: N802
-        """Return the result of a group from those of its members; GroupResult.restore() finds them by the id."""
-        return GroupResult(id, results, parent, self)
+    @property
+    def GroupResult(self) -> GroupResults:  # noqa: N802 - Celery's name
+        """Makes results of groups, and finds them: app.GroupResult.restore(id)."""
+        return GroupResults(self.results)
 
     def ResultSet(self, results: Iterable[Any] = ()) -> ResultSet[Any]:  # noqa: N802 - Celery's name
         """Return results as a set to be waited for."""

@@ -10,7 +10,7 @@ from pgqueue.results import AsyncResult, HasResults, Results
 from pgqueue.store.families import members_of_group
 from pgqueue.store.statement import Statement
 
-__all__ = ["GroupResult", "result_from_tuple"]
+__all__ = ["GroupResult", "GroupResults", "result_from_tuple"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -97,6 +97,29 @@ class GroupResult(ResultSet[R_co]):
 
     def __reduce__(self) -> Any:
         return GroupResult, (self.id, self.results, self.parent)
+
+
+class GroupResults:
+    """What app.GroupResult is: calling it makes the result of a group; restore() finds it.
+
+    Args:
+        source: of the application.
+    """
+
+    def __init__(self, source: Results) -> None:
+        self._source = source
+
+    def __call__(self, id: str, results: Iterable[Any] = (), parent: Any = None) -> GroupResult[Any]:
+        """Return the result of a group from those of its members."""
+        return GroupResult(id, results, parent, self._source)
+
+    def restore(self, id: str) -> GroupResult[Any] | None:
+        """Return the result of a group by its id; see GroupResult.restore()."""
+        return GroupResult.restore(id, self._source)
+
+    async def arestore(self, id: str) -> GroupResult[Any] | None:
+        """restore() for async code."""
+        return await GroupResult.arestore(id, self._source)
 
 
 def _members(source: Results, id: str) -> Statement[Sequence[str]]:

@@ -343,6 +343,13 @@ class Signature(Generic[R_co]):
             raise ValidationError(f"signature: args and kwargs are no JSON: {error}") from None
         return Signature(values["task"], tuple(args), kwargs, options, bool(values.get("immutable")), app)
 
+    def __deepcopy__(self: AnySignature, memo: dict[int, Any]) -> AnySignature:
+        return self.clone()
+
+    def __reduce__(self) -> Any:
+        """Pickled without its application: app.signature() gives it one."""
+        return signature, (self.to_dict(),)
+
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         """Return the call as text, with these arguments put before its own: `add(2, 2)`."""
         named = {**self.kwargs, **kwargs}.items()
@@ -400,7 +407,9 @@ def signature(
     """
     chosen = cast(CallOptions, {**(options or {}), **more})
     if isinstance(varies, Signature):
-        return varies.clone(args, kwargs, **chosen)
+        copy = varies.clone(args, kwargs, **chosen)
+        copy._app = copy._app or app
+        return copy
     if isinstance(varies, Mapping):
         return Signature.from_dict(varies, app)
     check_call_options(chosen, f"signature of {varies!r}")

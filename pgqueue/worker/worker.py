@@ -274,7 +274,7 @@ class Worker:
     def _hard_limit(self, held: Held) -> float | None:
         task = self.app.tasks.get(held.job.task)
         limit: float | None = task.time_limit if task is not None else None
-        if held.job.options is not None:
+        if held.job.options is not None and "time_limit" in held.job.options:
             limit = json.loads(held.job.options).get("time_limit", limit)
         return limit
 

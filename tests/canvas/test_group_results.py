@@ -84,6 +84,7 @@ def test_restoring(canvas: PgQueue, t: Tasks) -> None:
     assert [one.id for one in found] == [one.id for one in several]
     result = chord([t.ident.s(1)], t.ident.s())()
     assert GroupResult.restore(result.parent.id, canvas) == result.parent
+    assert canvas.GroupResult.restore(result.parent.id) == result.parent
     assert GroupResult.restore("another", canvas) is None
     several.delete()
     assert GroupResult.restore("my herd", canvas) == several

@@ -1,6 +1,8 @@
 """Signatures of every kind as JSON and back, Celery's own dicts among them."""
 
+import copy
 import json
+import pickle
 from datetime import date
 from typing import Any
 
@@ -98,9 +100,12 @@ def test_what_is_a_signature(canvas: PgQueue, t: Tasks) -> None:
         canvas.enqueue_many([chain(t.add.s(1, 1))])
     with pytest.raises(ValidationError, match="link"):
         canvas.enqueue_many([t.add.s(1, 1).set(link=t.add.s(1))])
-    copy = chain(t.add.s(1, 1), t.add.s(2)).clone()
-    copy.tasks[0].set(queue="other")
-    assert copy.tasks[1] == t.add.s(2)
+    whole = chain(t.add.s(1, 1), t.add.s(2))
+    for copied in (whole.clone(), copy.deepcopy(whole), canvas.signature(pickle.loads(pickle.dumps(whole)))):  # noqa: S301
+        assert copied == whole
+        copied.tasks[0].set(queue="other")
+        assert whole.tasks[0].options == {}
+        assert draw(copied) == draw(whole)
 
 
 @Signature.register_type()
