@@ -23,6 +23,7 @@ from pgqueue.store.workflows import (
     resolve_event,
     retry_workflow,
     step_outcomes,
+    workflow_of_job,
 )
 
 __all__ = ["STATES", "Workflows"]
@@ -72,6 +73,14 @@ class Workflows:
     async def aget(self, id: str) -> WorkflowRow | None:
         """get() for async code."""
         return await self._arun(get_workflow(self._queries, _id(id)), again=True)
+
+    def of(self, job_id: str) -> str | None:
+        """Return the id of the workflow that a job is a step of, such as the body of a chord; None: of none."""
+        return self._run(workflow_of_job(self._queries, _id(job_id)), again=True)
+
+    async def aof(self, job_id: str) -> str | None:
+        """of() for async code."""
+        return await self._arun(workflow_of_job(self._queries, _id(job_id)), again=True)
 
     def list(self, states: Iterable[str] | None = None, name: str | None = None, limit: int = 50) -> _Workflows:
         """Return the newest workflows.

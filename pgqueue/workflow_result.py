@@ -1,5 +1,6 @@
 """WorkflowResult: state, progress and results of a workflow by its id, from any process."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -152,8 +153,10 @@ class WorkflowResult:
         self._refuse(disable_sync_subtasks)
         end = _End(self.id, timeout)
         database, batch = self._control.results.database, 1
-        while live := _live(self._control.steps(self.id)):
-            for job_id in live[:batch]:
+        while not (steps := self._control.steps(self.id)) or _live(steps):
+            if not steps:  # not committed yet
+                time.sleep(end.pause(interval))
+            for job_id in _live(steps)[:batch]:
                 try:
                     wait_for_end(database, job_id, end.left(), interval)
                 except TimeoutError:
@@ -173,8 +176,10 @@ class WorkflowResult:
         self._refuse(disable_sync_subtasks)
         end = _End(self.id, timeout)
         database, batch = self._control.results.database, 1
-        while live := _live(await self._control.asteps(self.id)):
-            for job_id in live[:batch]:
+        while not (steps := await self._control.asteps(self.id)) or _live(steps):
+            if not steps:
+                await asyncio.sleep(end.pause(interval))
+            for job_id in _live(steps)[:batch]:
                 try:
                     await await_end(database, job_id, end.left(), interval)
                 except TimeoutError:
@@ -267,6 +272,11 @@ class _End:
         if self._timeout is None:
             return LOOK_SECONDS
         return max(min(self._start + self._timeout - time.monotonic(), LOOK_SECONDS), 0.0)
+
+    def pause(self, interval: float) -> float:
+        """Seconds to wait for a workflow that is not there yet; raises TimeoutError when none are left."""
+        self.check()
+        return min(max(interval, 0.01), self.left())
 
     def check(self) -> None:
         """Raise TimeoutError when the time is over."""

@@ -108,15 +108,19 @@ class Drawing:
         if len(node.steps) > 1:
             worst = next((state for state in ("failed", "running") if states[state]), first.state)
             told = ", ".join(f"{count:,} {paint(state)}" for state, count in states.items())
-            return f"{_sign(worst)} {len(node.steps):,} × {printable(first.task)}  {told}"
+            after = f"  after {self._names(node)}" if len(node.parents) > 1 else ""
+            return f"{_sign(worst)} {len(node.steps):,} × {printable(first.task)}  {told}{after}"
         undo = "↶ " if first.compensates is not None else ""
         parts = [f"{_sign(first.state)} {undo}{printable(first.name or first.task)}", paint(first.state)]
         if first.name is not None and first.run is None:
             parts.append(printable(first.task))
         if len(node.parents) > 1:
-            parts.append(f"after {', '.join(self._name(place) for place in node.parents)}")
+            parts.append(f"after {self._names(node)}")
         parts.append(_remark(first))
         return "  ".join(part for part in parts if part)
+
+    def _names(self, node: Node) -> str:
+        return ", ".join(self._name(place) for place in node.parents)
 
     def _name(self, place: int) -> str:
         node = self.nodes[place]
@@ -130,9 +134,8 @@ class Drawing:
             first = node.steps[0]
             states = Counter(step.state for step in node.steps)
             told = ", ".join(state if count == 1 else f"{count:,} {state}" for state, count in states.items())
-            text = "<br/>".join(
-                _quoted(part) for part in dict.fromkeys((self._name(place), first.task or "", told)) if part
-            )
+            task = first.task if first.name is not None and first.run is None else None
+            text = "<br/>".join(_quoted(part) for part in (self._name(place), task, told) if part)
             style = first.state if len(states) == 1 else "failed" if states["failed"] else "running"
             yield f'    s{place}["{text}"]' + (f":::{style}" if style in _FILLS else "")
         for place, node in enumerate(self.nodes):

@@ -91,11 +91,16 @@ def _took(row: "WorkflowRow") -> str:
 @_json
 @pass_session
 def show(session: Session, wanted: str, mermaid: bool, as_json: bool) -> None:
-    """Draw one workflow: each step under the last one that it waits for, with its state."""
+    """Draw one workflow: each step under the last one that it waits for, with its state.
+
+    ID is that of the workflow, or of one of its jobs.
+    """
     from pgqueue.cli.drawing import Drawing  # noqa: PLC0415 - not needed by --help
 
     control = session.app.workflows
     row = control.get(wanted)
+    if row is None and (found := control.of(wanted)) is not None:
+        wanted, row = found, control.get(found)
     if row is None:
         raise click.ClickException(f"no workflow {wanted}: never sent, not committed, or no longer kept")
     steps, edges = control.steps(wanted), control.edges(wanted)

@@ -265,6 +265,8 @@ def test_a_workflow_exists_if_the_caller_commits(app: PgQueue, dsn: str, say: An
         with app.using(connection):
             kept = flow.apply_async()
         assert kept.state == "unknown"
+        with pytest.raises(TimeoutError, match="did not end"):
+            app.WorkflowResult(kept.id).get(timeout=0.02, interval=0.01)
         connection.commit()
     assert kept.state == "running"
 

@@ -76,6 +76,29 @@ def test_steps_may_be_given_in_any_order(app: PgQueue, start: Start, say: Any, l
     assert log == [("first",), ("first", "last")]
 
 
+def test_a_signature_used_twice_is_two_steps(app: PgQueue, start: Start, say: Any, log: list[Any]) -> None:
+    same = say.s("same")
+    flow = Workflow()
+    flow.step("a", same)
+    flow.step("b", same)
+    start()
+    result = flow.delay()
+    result.get(timeout=20)
+    assert log == [("same",), ("same",)]
+    assert result["a"].id != result["b"].id
+    assert app.workflows.of(result["a"].id) == result.id
+    assert app.workflows.of(same.delay().id) is None
+
+
+def test_a_workflow_may_be_sent_twice(app: PgQueue, start: Start, say: Any) -> None:
+    flow = Workflow("again")
+    flow.step("a", say.s("a"))
+    start()
+    first, second = flow.delay(), flow.delay()
+    assert first != second
+    assert first.get(timeout=20) == second.get(timeout=20) == {"a": "a"}
+
+
 def test_a_step_may_be_a_chain_a_group_or_a_chord(app: PgQueue, start: Start, say: Any, log: list[Any]) -> None:
     @app.task(name="double")
     def double(number: int) -> int:
