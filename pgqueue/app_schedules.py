@@ -64,7 +64,7 @@ class AppSchedules:
     """The part of PgQueue that knows schedules.
 
     Attributes:
-        on_after_configure, on_after_finalize: `connect` takes functions that are called with sender=app when the modules
+        on_after_configure, on_after_finalize: `connect` takes functions, called with sender=app when the modules
             with tasks have been imported; the place to call sender.add_periodic_task(…).
     """
 

@@ -13,7 +13,7 @@ from pgqueue.definitions import Definitions, checked
 from pgqueue.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import UnknownSchedule, UnknownTask, ValidationError
 from pgqueue.option_values import instant
-from pgqueue.recurrence import Timing, crontab, schedule, solar
+from pgqueue.recurrence import Timing, crontab, schedule, solar, timing_of
 from pgqueue.results import AsyncResult
 from pgqueue.store.database import Database
 from pgqueue.store.schedules import (
@@ -32,7 +32,7 @@ from pgqueue.store.schedules import (
 from pgqueue.store.statement import Queries, Statement
 from pgqueue.task import Task
 
-__all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar"]
+__all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar", "timing_of"]
 
 R = TypeVar("R")
 

@@ -8,7 +8,9 @@ import pytest
 
 from pgqueue.cli.declined import WORKER
 from pgqueue.declined_options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
+from pgqueue.definitions import _DETAILS
 from pgqueue.options import CallOptions, TaskOptions
+from pgqueue.validation import _BEAT_KEYS
 from scripts import cli_reference
 from tests.support.process import REPOSITORY
 
@@ -37,7 +39,17 @@ def test_every_command_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["all_jobs", "all_workflows", "attempts", "workers", "workflow_edges", "workflow_steps"]
+    "name",
+    [
+        "all_jobs",
+        "all_workflows",
+        "attempts",
+        "schedules",
+        "schedule_ticks",
+        "workers",
+        "workflow_edges",
+        "workflow_steps",
+    ],
 )
 def test_public_columns_are_there(name: str, conn: psycopg.Connection) -> None:
     found = conn.execute(
@@ -49,7 +61,7 @@ def test_public_columns_are_there(name: str, conn: psycopg.Connection) -> None:
     listed = [row[:2] for row in rows("sql.md", name)]
     assert listed
     assert not set(listed) - set(found)
-    if name != "workers":  # which also keeps what only workers need of each other
+    if name not in ("workers", "schedules"):  # which also keep what only workers need of each other
         assert set(listed) == set(found)
 
 
@@ -90,3 +102,18 @@ def test_porting_lists_what_is_honoured_and_what_is_not(
     assert set(honoured) <= set(re.findall(r"`([\w-]+)`", head))
     assert set(declined) <= set(re.findall(r"`([\w-]+)`", table))
     assert not set(declined) & set(re.findall(r"`([\w-]+)`", head))
+
+
+def test_the_parameters_of_upsert_schedule_are_listed(conn: psycopg.Connection) -> None:
+    row = conn.execute(
+        "select proargnames from pg_proc where proname = 'upsert_schedule' and pronamespace = 'pgqueue'::regnamespace"
+    ).fetchone()
+    assert row is not None
+    text = (REPOSITORY / "docs/reference/sql.md").read_text(encoding="utf-8")
+    assert f"`pgqueue.upsert_schedule({', '.join(row[0])})`" in text
+
+
+def test_every_option_of_a_schedule_is_listed() -> None:
+    taken = {*_DETAILS, *_BEAT_KEYS} - {"task", "schedule"}
+    listed = {name for row in rows("schedules.md", "Options of schedules") for name in re.findall(r"\w+", row[0])}
+    assert listed == taken
