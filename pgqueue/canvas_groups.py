@@ -146,7 +146,7 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
             if results is not None:
                 found: GroupResult[Any] = GroupResult(own_id, results, feed.result)
                 return Built(Feed("list", tuple(one.job_id for one in results), result=found), found)
-        built = [task._build(builder, each, share, own_id) for task, share in members]
+        built = [builder.add_member(task, each, share, own_id) for task, share in members]
         found = GroupResult(own_id, [one.result for one in built], feed.result)
         if len(built) == 1 and isinstance(built[0].result, GroupResult):
             found = built[0].result

@@ -76,7 +76,9 @@ class GraphBuilder:
         self.edges: list[NewEdge] = []
         self.workflow_id: str | None = None
         self._root_id: str | None = None
-        self._errbacks: dict[int, tuple[Any, list[str]]] = {}  # by identity: linked once, called once
+        # One step for an error callback that several tasks of a chain share, by its identity; members have their own.
+        self._errbacks: dict[tuple[int, int], tuple[Any, list[str]]] = {}
+        self._line = self._lines = 0
         self._ignoring: dict[str, bool] = {}
         self._needed: set[str] = set()
         self._group_options: dict[str, str] = {}
@@ -133,6 +135,15 @@ class GraphBuilder:
         if options:
             self._link(options, after, feed.joint)
         return Built(after, found)
+
+    def add_member(self, call: Link, feed: Feed, options: Mapping[str, Any], group_id: str) -> Built:
+        """Add a member of a group."""
+        outer, self._lines = self._line, self._lines + 1
+        self._line = self._lines
+        try:
+            return call._build(self, feed, options, group_id)
+        finally:
+            self._line = outer
 
     def add_members(self, calls: Sequence[Any], feed: Feed, group_id: str) -> list[AsyncResult[Any]] | None:
         """Add many calls without options behind the same feed; None if that does not do, and nothing is added."""
@@ -261,7 +272,7 @@ class GraphBuilder:
         for callback in callbacks(options, "link"):
             self._read(callback)._build(self, after)
         for errback in callbacks(options, "link_error"):
-            _, failing = self._errbacks.setdefault(id(errback), (errback, []))
+            _, failing = self._errbacks.setdefault((self._line, id(errback)), (errback, []))
             failing.extend(after.ids)
             if joint is not None and joint not in failing:
                 failing.append(joint)

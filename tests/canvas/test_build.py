@@ -154,7 +154,10 @@ def test_error_callbacks_are_one_step_each(t: Tasks) -> None:
     assert draw(whole)[-1] == 'note["a"] <error error- 0 1'
     assert options(whole)[-1] == {"errback": True}
     assert draw(chord([add.s(1, 1), add.s(2, 2)], tsum.s()).on_error(errback))[-1] == 'note["a"] <error error- 2'
-    # Of a group, each member has its own.
+    # Of a group, each member has its own, also if they share the signature.
+    failing = t.fail.s().on_error(errback)
+    assert draw(group(failing, failing))[2:] == ['note["a"] <error error- 0', 'note["a"] <error error- 1']
+    assert draw(chain(failing, failing))[2:] == ['note["a"] <error error- 0 1']
     several = group(add.s(1, 1), add.s(2, 2))
     several.link_error(errback)
     assert draw(several)[2:] == ['note["a"] <error error- 0', 'note["a"] <error error- 1']
