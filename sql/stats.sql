@@ -91,9 +91,11 @@ select j.state, j.cancel_asked, j.attempt, j.expires_at <= now(),
                (select from pgqueue.live_jobs a where a.state = 'available' and a.queue = j.queue and a.priority = j.priority
                   and a.seq < j.seq limit %(cap)s)) ahead)
        end,
-       w.name, w.lost_at is not null or w.stopped_at is not null, w.lease_expires_at < now()
+       w.name, w.lost_at is not null or w.stopped_at is not null, w.lease_expires_at < now(),
+       j.workflow_id::text, s.remaining, s.total, s.run
 from pgqueue.live_jobs j
 left join pgqueue.workers w on w.id = j.worker_id
+left join pgqueue.workflow_joins s on s.job_id = j.id
 where j.id = %(id)s
 
 -- name: job_states

@@ -119,11 +119,17 @@ class Prospects(NamedTuple):
     worker: str | None
     worker_gone: bool | None
     worker_silent: bool | None
+    workflow_id: str | None
+    remaining: int | None  # steps of its workflow that it still waits for
+    waits_for: int | None
+    run: str | None  # what the database does itself
 
     def reasons(self, queue: str, task: str) -> list[str]:
         """Say in whole phrases why the job has not run, or not ended."""
         if self.state == "running":
             return self._running()
+        if self.state == "waiting" or (self.state == "scheduled" and self.run is not None):
+            return [self._waiting()]
         found = []
         if self.expired:
             found.append("it has expired, and will be marked so when a worker takes it")
@@ -140,6 +146,15 @@ class Prospects(NamedTuple):
             count = f"{capped:,}{'+' if self.ahead >= AHEAD_CAP else ''}"
             found.append(f"{count} {'job is' if self.ahead == 1 else 'jobs are'} ahead of it in queue {queue}")
         return found or ["it is next: a worker should take it any moment"]
+
+    def _waiting(self) -> str:
+        shown = f"pgqueue workflows show {self.workflow_id}"
+        if self.remaining:
+            return f"it waits for {self.remaining:,} of {self.waits_for:,} steps before it: {shown}"
+        left = "" if self.due_in is None else f", for at most {max(self.due_in, 0):.0f} s more"
+        if self.run == "sleep":
+            return f"it sleeps{left}: {shown}"
+        return f"it waits for its event{left}: {shown}"
 
     def _running(self) -> list[str]:
         since = "" if self.running_for is None else f" for {max(self.running_for, 0):.0f} s"

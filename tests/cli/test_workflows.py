@@ -72,6 +72,25 @@ def test_show_draws_members_that_look_alike_once(invoke: Invoke, app: PgQueue) -
     assert len(json.loads(invoke("workflows", "show", sent.id, "--json").out)["edges"]) == 6
 
 
+def test_a_step_says_what_it_waits_for(invoke: Invoke, app: PgQueue) -> None:
+    flow = Workflow(app=app)
+    ok = flow.wait_for("ok", timeout=100)
+    flow.sleep(1000, "nap")
+    flow.wait_for("ever")
+    flow.step("ship", app.signature("shop.ship"), after=["nap", ok])
+    sent = flow.apply_async()
+    shown = f"pgqueue workflows show {sent.id}"
+
+    def why(name: str) -> str:
+        found: list[str] = json.loads(invoke("jobs", "show", sent[name].id, "--json").out)["why"]
+        return "; ".join(found)
+
+    assert why("ship") == f"it waits for 2 of 2 steps before it: {shown}"
+    assert re.fullmatch(rf"it waits for its event, for at most \d+ s more: {shown}", why("ok"))
+    assert re.fullmatch(rf"it sleeps, for at most \d+ s more: {shown}", why("nap"))
+    assert why("ever") == f"it waits for its event: {shown}"
+
+
 def test_texts_cannot_command_the_terminal_or_the_page(invoke: Invoke, app: PgQueue) -> None:
     flow = Workflow(app=app)
     flow.step('"] <b>', signature("x"))
