@@ -177,7 +177,7 @@ class Workflow:
         _name(name, "step")
         if name in self._parts:
             raise GraphError(f"step {name!r}: the name is used twice")
-        parents: list[str] = []
+        parents: dict[str, None] = {}
         for one in [after] if isinstance(after, str | Step) else after:
             if isinstance(one, Step) and one.workflow is not self:
                 raise GraphError(f"step {name!r}: it waits for {one!r}, of another workflow")
@@ -186,7 +186,7 @@ class Workflow:
                 raise ValidationError(f"step {name!r}: after: expected names of steps, got {short(one)}")
             if parent in parents:
                 raise GraphError(f"step {name!r}: it waits for {parent!r} twice")
-            parents.append(parent)
+            parents[parent] = None
         self._parts[name] = Part(name, tuple(parents), self._policies(name, parents, on_failure), **fields)
         return Step(name, self)
 

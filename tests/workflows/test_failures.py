@@ -165,6 +165,12 @@ def test_a_cancelled_workflow_is_undone(app: PgQueue, start: Start, say: Any, un
     assert result.state == "cancelled"
     assert result.cancel() == 0
 
+    assert result.retry() == 2
+    result.resolve("ok", "yes")
+    assert result.get(timeout=20)["ship"] == "yes"
+    assert log[2:] == [("paid",), ("yes",)]
+    assert result.state == "succeeded"
+
 
 # running on
 
@@ -222,6 +228,21 @@ def test_an_event_that_does_not_come(app: PgQueue, start: Start, say: Any, log: 
         result.get(timeout=20)
     assert states(result) == {"ok": "failed", "anyway": "succeeded", "never": "failed"}
     assert log[0][0]["type"] == "pgqueue.errors.EventTimeout"
+
+
+def test_an_event_that_did_not_come_may_be_waited_for_again(app: PgQueue, start: Start, say: Any) -> None:
+    flow = Workflow()
+    flow.wait_for("ok", timeout=0.05)
+    flow.step("b", say.s(), after="ok")
+    start()
+    result = flow.delay()
+    with pytest.raises(EventTimeout):
+        result.get(timeout=20)
+    with psycopg.connect(app.conf.dsn) as connection, app.using(connection):
+        assert result.retry() == 2
+        result.resolve("ok", "at last")
+        connection.commit()
+    assert result.get(timeout=20) == {"ok": "at last", "b": "at last"}
 
 
 def test_a_sleep_passes_nothing(app: PgQueue, start: Start, say: Any, log: list[Any]) -> None:
