@@ -180,13 +180,9 @@ class Transactions:
     def _finish(
         self, job_id: str, token: int, task: Task[..., Any], result: str | None, started: float
     ) -> Statement[tuple[str, bool]]:
-        ran = [int((time.monotonic() - started) * 1e6)]
-        finish = finish_jobs(
-            self._app.queries, [(job_id, token)], "succeeded", [result], None, None, task.result_expires, ran
-        )
-        return Statement(
-            self._app.queries["finish_task"], finish.params, lambda rows: (str(rows[0][0]), not rows[0][1])
-        )
+        queries, ran = self._app.queries, [int((time.monotonic() - started) * 1e6)]
+        finish = finish_jobs(queries, [(job_id, token)], "succeeded", [result], None, None, task.result_expires, ran)
+        return Statement(queries["finish_task"], finish.params, lambda rows: (str(rows[0][0]), not rows[0][1]))
 
     def _replace(self, job_id: str, token: int, replaced: Replaced) -> Statement[tuple[str, bool]]:
         replace = replace_job(self._app.queries, job_id, token, replaced.replacement)
