@@ -2264,8 +2264,12 @@ AS $function$
                     json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', r.state)::text)
                 else 'null' end
     from pgqueue.workflow_joins j
-    join pgqueue.workflow_edges e on e.workflow_id = j.workflow_id and e.child_id = j.job_id and e.kind = 'value'
-    left join pgqueue.workflow_results r on r.job_id = e.parent_id
+    cross join lateral (
+        select d.position, d.parent_id, d.policy from pgqueue.workflow_edges d
+        where d.workflow_id = j.workflow_id and d.child_id = j.job_id and d.kind = 'value'
+        order by d.workflow_id, d.child_id, d.position offset 0) e
+    left join lateral (
+        select o.step, o.state, o.result, o.error from pgqueue.workflow_results o where o.job_id = e.parent_id offset 0) r on true
     where j.job_id = p_id
 $function$;
 
@@ -2292,8 +2296,10 @@ begin
         union
         select e.child_id, s.state, s.error, s.propagated
         from chain c
-        join pgqueue.workflow_edges e on e.parent_id = c.job_id and e.kind <> 'error' and e.policy = 'stop'
-        join pgqueue.workflow_joins j on j.job_id = e.child_id and j.state = 'waiting'
+        cross join lateral (select d.child_id from pgqueue.workflow_edges d
+                            where d.parent_id = c.job_id and d.kind <> 'error' and d.policy = 'stop' offset 0) e
+        cross join lateral (select w.job_id, w.inputs, w.run from pgqueue.workflow_joins w
+                            where w.job_id = e.child_id and w.state = 'waiting' offset 0) j
         cross join lateral pgqueue.stopped_by(j.inputs, j.run, c.job_id, c.state, c.error) s
     )
     select array_agg(row (c.job_id, c.state, c.error, c.propagated)::pgqueue.stopped_step) into v_stopped

@@ -1,0 +1,101 @@
+"""Pinned plans of workflows: what a finish counts down and a claim reads is found by index, whatever else there is."""
+
+import pytest
+
+from pgqueue.graph import NewEdge, NewStep, NewWorkflow
+from pgqueue.job import NewJob, new_job_ids
+from pgqueue.store import workflows
+from tests.store.store import Store
+
+pytestmark = pytest.mark.matrix
+
+MEMBERS = 100
+
+
+def others(store: Store, count: int) -> None:
+    """Members of other chords, waiting and ended, by SQL."""
+    store.rows(
+        """with made as (
+               select gen_random_uuid() as child, gen_random_uuid() as parent, gen_random_uuid() as workflow, n
+               from generate_series(1, %s) n
+           ), edges as (
+               insert into pgqueue.workflow_edges select workflow, child, 0, parent, 'value', 'stop' from made
+           ), joins as (
+               insert into pgqueue.workflow_joins (job_id, workflow_id, state, total, remaining)
+               select child, workflow, case when n %% 2 = 0 then 'waiting' else 'released' end, 1, 1 from made
+           ), results as (
+               insert into pgqueue.workflow_results (job_id, workflow_id, state, finished_at)
+               select parent, workflow, 'succeeded', now() from made where n %% 2 = 1
+           )
+           insert into pgqueue.workflows (id, job_ids) select workflow, array[parent, child] from made""",
+        [count],
+    )
+
+
+def analyze(store: Store) -> None:
+    store.rows(
+        "analyze pgqueue.live_jobs, pgqueue.finished_jobs, pgqueue.workflows, pgqueue.workflow_edges,"
+        " pgqueue.workflow_joins, pgqueue.workflow_results"
+    )
+
+
+def chord(store: Store, worker: int, failing: bool = False) -> None:
+    """A chord from its insert to its end."""
+    ids = new_job_ids(MEMBERS + 2)
+    *members, body, after = ids
+    edges = [NewEdge(one, body, place) for place, one in enumerate(members)] + [NewEdge(body, after)]
+    steps = [NewStep(NewJob(one, "t", "default")) for one in members]
+    steps += [
+        NewStep(NewJob(body, "t", "default"), None, "list"),
+        NewStep(NewJob(after, "t", "default"), None, "value"),
+    ]
+    store.run(workflows.insert_workflow(store.queries, NewWorkflow(ids[0], steps, edges), 60))
+    attempts = store.claim(worker, MEMBERS)
+    assert len(attempts) == MEMBERS
+    if failing:
+        store.finish(attempts[:1], "failed", error='{"type": "E"}')
+        store.finish(attempts[1:])
+        return
+    store.finish(attempts[: MEMBERS // 2])
+    store.finish(attempts[MEMBERS // 2 :])
+    for expected in (body, after):
+        (attempt,) = store.claim(worker)
+        assert attempt.job.id == expected
+        store.finish([attempt])
+
+
+def counted(store: Store) -> tuple[int, int]:
+    """Sequential scans of all tables that matter, and index entries read of those of workflows."""
+    store.rows("select pg_stat_force_next_flush()")
+    (row,) = store.rows(
+        """select (select coalesce(sum(t.seq_scan), 0)::int from pg_stat_user_tables t
+                   where t.schemaname = 'pgqueue' and (t.relname like 'workflow%%' or t.relname = 'live_jobs'
+                         or t.relname like 'finished_jobs%%')),
+                  (select coalesce(sum(i.idx_tup_read), 0)::int from pg_stat_user_indexes i
+                   where i.schemaname = 'pgqueue' and i.relname like 'workflow%%')"""
+    )
+    return row[0], row[1]
+
+
+@pytest.mark.parametrize("known", ["none", "stale", "fresh"])
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_chords_read_by_index_and_no_more_than_they_have(store: Store, size: int, known: str) -> None:
+    store.rows("set jit = on")
+    store.rows("set jit_above_cost = 0")
+    worker = store.worker()
+    if known == "stale":
+        chord(store, worker)
+        analyze(store)
+    others(store, size)
+    if known == "fresh":
+        analyze(store)
+    for _ in range(7):  # plans are made, and cached
+        chord(store, worker)
+        chord(store, worker, failing=True)
+    scans, entries = counted(store)
+    for _ in range(2):
+        chord(store, worker)
+    chord(store, worker, failing=True)
+    more_scans, more_entries = counted(store)
+    assert more_scans == scans
+    assert more_entries - entries < 3 * 7 * MEMBERS
