@@ -61,7 +61,8 @@ def purge(session: Session, queues: list[str] | None, exclude_queues: list[str] 
 def prune(session: Session, older_than: float | None, force: bool) -> int:
     """Drop finished jobs whose time is over, whole days at once, and make the partitions of the days to come.
 
-    Workers do the same by themselves once an hour. Exit code 1 when something is in use and was left for the next time.
+    Workflows whose time is over are removed. Workers do the same by themselves once an hour. Exit code 1 when something
+    is in use and was left for the next time.
     """
     from pgqueue.store.partitions import (  # noqa: PLC0415 - not needed by --help
         days_ahead,
@@ -72,6 +73,7 @@ def prune(session: Session, older_than: float | None, force: bool) -> int:
     )
     from pgqueue.store.statement import run  # noqa: PLC0415 - as above
     from pgqueue.store.workers import prune_workers  # noqa: PLC0415 - as above
+    from pgqueue.store.workflows import prune_workflows  # noqa: PLC0415 - as above
 
     conf = session.app.conf
     session.app.finalize()
@@ -83,6 +85,9 @@ def prune(session: Session, older_than: float | None, force: bool) -> int:
         made = run(connection, ensure_partitions(session.queries, days))
         done = drop_expired(connection, session.queries)
         run(connection, prune_workers(session.queries, days * 86_400.0))
+        workflows = 0
+        while removed := run(connection, prune_workflows(session.queries, BATCH)):
+            workflows += removed
         deleted = 0
         if older_than is not None:
             parts = [part for part in run(connection, list_partitions(session.queries)) if part.attached]
@@ -90,6 +95,8 @@ def prune(session: Session, older_than: float | None, force: bool) -> int:
                 for part in bar:
                     deleted += delete_older(connection, session.queries, part, older_than)
     said = f"{len(done.dropped)} partitions dropped, {made} made"
+    if workflows:
+        said += f", {workflows} workflow{'s' if workflows > 1 else ''} removed"
     click.echo(said if older_than is None else f"{said}, {deleted} rows deleted")
     for name, reason in done.left.items():
         session.note(f"{name} is in use and was left for the next time: {reason}")

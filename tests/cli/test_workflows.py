@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
 
 from pgqueue import PgQueue, Workflow, chain, chord, signature
@@ -70,6 +72,16 @@ def test_show_draws_members_that_look_alike_once(invoke: Invoke, app: PgQueue) -
         "    s1 --> s2",
     ]
     assert len(json.loads(invoke("workflows", "show", sent.id, "--json").out)["edges"]) == 6
+
+
+def test_prune_removes_what_is_over(invoke: Invoke, order: str, conn: psycopg.Connection[Any]) -> None:
+    invoke("workflows", "cancel", order)
+    assert "workflow" not in invoke("prune").out
+    conn.execute("update pgqueue.workflows set created_at = created_at - interval '30 days'")
+    conn.execute("update pgqueue.workflow_results set finished_at = finished_at - interval '30 days'")
+    conn.commit()
+    assert invoke("prune").out.endswith("made, 1 workflow removed\n")
+    assert invoke("workflows", "list", "--ids").out == ""
 
 
 def test_a_step_says_what_it_waits_for(invoke: Invoke, app: PgQueue) -> None:
