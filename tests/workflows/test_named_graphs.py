@@ -325,6 +325,32 @@ def test_steps_are_added_from_inside_a_step(app: PgQueue, start: Start, say: Any
     assert (["x", "y"], "x") in log
 
 
+def test_a_step_that_is_replaced_keeps_its_name_and_its_place(
+    app: PgQueue, start: Start, say: Any, log: list[Any]
+) -> None:
+    @app.task(name="plan", bind=True)
+    def plan(self: Any) -> Any:
+        return self.replace(group(say.s("x"), say.s("y")))
+
+    @app.task(name="undo")
+    def undo(plan: Any) -> None:
+        log.append(("undo", plan))
+
+    @app.task(name="fails")
+    def fails(plan: Any) -> None:
+        raise ValueError("boom")
+
+    flow = Workflow()
+    flow.step("plan", plan.s(), compensate=undo.s())
+    flow.step("after", say.s("after"), after="plan")
+    flow.step("fails", fails.s(), after=["plan"])
+    start()
+    result = flow.apply_async()
+    assert result.get(timeout=20, propagate=False)["plan"] == ["x", "y"]
+    assert (["x", "y"], "after") in log
+    assert log[-1] == ("undo", ["x", "y"])
+
+
 def test_what_cannot_be_added(app: PgQueue, say: Any) -> None:
     flow = Workflow()
     flow.step("a", say.s())
