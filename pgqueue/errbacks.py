@@ -1,17 +1,15 @@
 """How an error callback is called: f(request, exc, traceback), or f(task_id) when it takes a single argument."""
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pgqueue.codec import decode_error
+from pgqueue.parameters import takes_several
 from pgqueue.request import Request
 from pgqueue.task import Task
 
 __all__ = ["error_args", "read_story"]
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def error_args(
@@ -30,13 +28,8 @@ def error_args(
         failed: the job that failed.
         error, traceback: of that job.
     """
-    takes = 0
-    for parameter in task.signature_of_call.parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            takes = len(args) + 2
-        elif parameter.kind in _POSITIONAL and parameter.name not in kwargs:
-            takes += 1
-    return [failed, error, traceback] if takes - len(args) > 1 else [failed.id]
+    several = takes_several(task.signature_of_call, args, kwargs)
+    return [failed, error, traceback] if several else [failed.id]
 
 
 def read_story(

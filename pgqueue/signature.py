@@ -16,7 +16,7 @@ from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
 from pgqueue.sender import Sender
-from pgqueue.stamping import StampingVisitor, merged_stamps, read_stamps, stamps_of
+from pgqueue.stamping import Stampable, read_stamps
 
 if TYPE_CHECKING:
     from pgqueue.canvas import chain
@@ -29,7 +29,7 @@ AnySignature = TypeVar("AnySignature", bound="Signature[Any]")
 
 
 @dataclass(slots=True, init=False)
-class Signature(Generic[R_co]):
+class Signature(Stampable, Generic[R_co]):
     """A call of a task that was not made yet. As in Celery, link(), set() and freeze() change the signature itself;
     clone() gives a copy.
 
@@ -132,36 +132,6 @@ class Signature(Generic[R_co]):
         self.options["task_id"] = self.options.get("task_id") or _id or new_job_id()
         return AsyncResult(str(self.options["task_id"]), self._sender.results)
 
-    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
-        """Label the signature and its callbacks; the task reads the labels as self.request.stamps.
-
-        Args:
-            visitor: chooses labels for each part; see StampingVisitor.
-            append_stamps: True collects the values of a label in a list, False keeps the last one.
-            headers: labels and their values, which have a JSON form.
-
-        Returns:
-            The signature itself.
-        """
-        self.stamp_links(visitor, append_stamps, **headers)
-        self._take_stamps(visitor.on_signature(self, **headers) if visitor else None, append_stamps, headers)
-        return self
-
-    def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
-        """Label the callbacks alone."""
-        for option, hook in (("link", "on_callback"), ("link_error", "on_errback")):
-            found = [maybe_signature(one, self._app) for one in callbacks(self.options, option)]
-            for callback in found:
-                chosen = getattr(visitor, hook)(callback, **headers) if visitor is not None else None
-                callback.stamp(visitor, append_stamps, **merged_stamps(headers, chosen, append_stamps))
-            if found:
-                cast(dict[str, Any], self.options)[option] = found
-
-    def _take_stamps(self, chosen: Mapping[str, Any] | None, append: bool, headers: Mapping[str, Any]) -> None:
-        found = merged_stamps(stamps_of(self.options), merged_stamps(headers, chosen, append), append)
-        if found:
-            self.options["stamps"] = found
-
     # copies
 
     def clone(
@@ -226,9 +196,12 @@ class Signature(Generic[R_co]):
     def flatten_links(self) -> "list[Signature[Any]]":
         """Return the signature and, recursively, the callbacks linked to it."""
         found: list[Signature[Any]] = [self]
-        for callback in callbacks(self.options, "link"):
-            found.extend(maybe_signature(callback, self._app).flatten_links())
+        for callback in self._linked("link"):
+            found.extend(callback.flatten_links())
         return found
+
+    def _linked(self, option: str) -> list[Any]:
+        return [maybe_signature(one, self._app) for one in callbacks(self.options, option)]
 
     def _build(
         self, builder: GraphBuilder, feed: Feed, options: Mapping[str, Any] | None = None, group_id: str | None = None

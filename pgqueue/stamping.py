@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["StampingVisitor", "merged_stamps", "read_stamps", "stamps_of"]
+__all__ = ["Stampable", "StampingVisitor", "merged_stamps", "read_stamps"]
 
 _NAMES = "stamped_headers"
 
@@ -57,6 +57,47 @@ class StampingVisitor(ABC):
         return None
 
 
+class Stampable:
+    """The side of a signature that carries stamps."""
+
+    __slots__ = ()
+    options: Any
+
+    def _linked(self, option: str) -> list[Any]:
+        """The callbacks of an option."""
+        raise NotImplementedError
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Label the signature and its callbacks; the task reads the labels as self.request.stamps.
+
+        Args:
+            visitor: chooses labels for each part; see StampingVisitor.
+            append_stamps: True collects the values of a label in a list, False keeps the last one.
+            headers: labels and their values, which have a JSON form.
+
+        Returns:
+            The signature itself.
+        """
+        self.stamp_links(visitor, append_stamps, **headers)
+        self._take_stamps(visitor.on_signature(self, **headers) if visitor else None, append_stamps, headers)
+        return self
+
+    def stamp_links(self, visitor: StampingVisitor | None, append_stamps: bool = False, **headers: Any) -> None:
+        """Label the callbacks alone."""
+        for option, hook in (("link", "on_callback"), ("link_error", "on_errback")):
+            found = self._linked(option)
+            for callback in found:
+                chosen = getattr(visitor, hook)(callback, **headers) if visitor is not None else None
+                callback.stamp(visitor, append_stamps, **merged_stamps(headers, chosen, append_stamps))
+            if found:
+                self.options[option] = found
+
+    def _take_stamps(self, chosen: Mapping[str, Any] | None, append: bool, headers: Mapping[str, Any]) -> None:
+        found = merged_stamps(_stamps_of(self.options), merged_stamps(headers, chosen, append), append)
+        if found:
+            self.options["stamps"] = found
+
+
 def merged_stamps(stamps: Mapping[str, Any], more: Mapping[str, Any] | None, append: bool) -> dict[str, Any]:
     """Stamps and more of them: where a name is in both, the values as a list (append), or else the later one."""
     found = _stamps(stamps)
@@ -68,7 +109,7 @@ def merged_stamps(stamps: Mapping[str, Any], more: Mapping[str, Any] | None, app
     return found
 
 
-def stamps_of(options: Mapping[str, Any]) -> dict[str, Any]:
+def _stamps_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The stamps among a signature's options."""
     return dict(options.get("stamps") or {})
 
@@ -78,7 +119,7 @@ def read_stamps(options: dict[str, Any]) -> dict[str, Any]:
     names = options.pop(_NAMES, None) or ()
     found = {name: options.pop(name) for name in names if name in options}
     if found:
-        options["stamps"] = {**stamps_of(options), **found}
+        options["stamps"] = {**_stamps_of(options), **found}
     return options
 
 

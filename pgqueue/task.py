@@ -15,6 +15,7 @@ from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailab
 from pgqueue.job import new_job_id
 from pgqueue.option_values import as_pool
 from pgqueue.options import CallOptions, check_task_options, policy_of
+from pgqueue.parameters import positional_range
 from pgqueue.request import Request, current_request
 from pgqueue.results import AsyncResult
 from pgqueue.retry import RetryPolicy
@@ -193,7 +194,7 @@ class Task(Attempt, Generic[P, R]):
         """What is the same in all calls; settings are frozen when it is first needed."""
         self.app.finalize()
         if self.typing:
-            self._fewest, self._most = _positional_range(self.signature_of_call)
+            self._fewest, self._most = positional_range(self.signature_of_call)
         else:
             self._most = 1 << 31
         return self._client.plan(self)
@@ -387,18 +388,3 @@ def _direct(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reques
         request.parent_id = around.id or around.parent_id
         request.root_id = around.root_id or around.id
     return request
-
-
-def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
-    """How many positional arguments alone make a call that fits; (0, -1): none does, or it is not that simple."""
-    fewest = most = 0
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            most = 1 << 31
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            if parameter.default is parameter.empty:
-                return 0, -1
-        elif parameter.kind is not parameter.VAR_KEYWORD:
-            most += 1
-            fewest += parameter.default is parameter.empty
-    return fewest, most
