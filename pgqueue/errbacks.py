@@ -1,11 +1,11 @@
-"""How an error callback is called: f(request, exc, traceback), or f(task_id) when it takes a single argument."""
+"""How an error callback is called: f(request, exc, traceback), or f(task_id) when it does not take as many."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pgqueue.codec import decode_error
-from pgqueue.parameters import takes_several
+from pgqueue.parameters import takes_three
 from pgqueue.request import Request
 from pgqueue.task import Task
 
@@ -28,8 +28,8 @@ def error_args(
         failed: the job that failed.
         error, traceback: of that job.
     """
-    several = takes_several(task.signature_of_call, args, kwargs)
-    return [failed, error, traceback] if several else [failed.id]
+    three = takes_three(task.signature_of_call, args, kwargs)
+    return [failed, error, traceback] if three else [failed.id]
 
 
 def read_story(

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["positional_range", "takes_several"]
+__all__ = ["positional_range", "takes_three"]
 
 
 def positional_range(signature: inspect.Signature) -> tuple[int, int]:
@@ -22,15 +22,15 @@ def positional_range(signature: inspect.Signature) -> tuple[int, int]:
     return fewest, most
 
 
-def takes_several(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a function takes more than one positional argument beside these."""
+def takes_three(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function takes three positional arguments beside these."""
     takes = 0
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             return True
         if parameter.kind in _POSITIONAL and parameter.name not in kwargs:
             takes += 1
-    return takes - len(args) > 1
+    return takes - len(args) >= 3
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -112,7 +112,7 @@ class Signature(Stampable, Generic[R_co]):
 
     def link_error(self, errback: AnySignature) -> Any:
         """Add an error callback, called once if the task fails: as f(request, exc, traceback), or as f(task_id) if it
-        takes a single argument. Returns the callback."""
+        does not take as many arguments beside its own. Returns the callback."""
         return self._append("link_error", errback)
 
     def on_error(self: AnySignature, errback: "Signature[Any]") -> AnySignature:

@@ -60,7 +60,11 @@ class Calls:
         def new(request: Any, exc: BaseException, traceback: str, *more: Any) -> None:
             self.new.append((request.id, request.task, request.args, exc, traceback, more))
 
-        self.old_style, self.new_style = old, new
+        @app.task(name="t.bound", bind=True)
+        def bound(task: Any, task_id: str, verbose: bool = False) -> None:
+            self.old.append((task.name, task_id, verbose))
+
+        self.old_style, self.new_style, self.bound = old, new, bound
 
 
 @pytest.fixture

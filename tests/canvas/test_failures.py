@@ -40,6 +40,14 @@ def test_both_styles_of_error_callbacks(working: PgQueue, t: Tasks, calls: Calls
     assert [child.result for child in found.children if child.name == "t.note"] == [[3]]
 
 
+def test_what_an_error_callback_takes(working: PgQueue, t: Tasks, calls: Calls, rest: Any) -> None:
+    found = t.fail.apply_async(link_error=[calls.bound.s(), calls.bound.s(verbose=True), calls.bound.s(True)])
+    with pytest.raises(ValueError, match="something"):
+        found.get(timeout=SECONDS)
+    rest()
+    assert sorted(calls.old) == [("t.bound", found.id, False), *[("t.bound", found.id, True)] * 2]
+
+
 def test_an_error_callback_is_not_called_without_an_error(working: PgQueue, t: Tasks, calls: Calls, rest: Any) -> None:
     found = t.add.s(1, 1).on_error(calls.old_style.s()).delay()
     assert found.get(timeout=SECONDS) == 2
@@ -185,3 +193,24 @@ def test_all_or_nothing_in_the_callers_transaction(canvas: PgQueue, t: Tasks, co
     again = chain(t.add.s(1, 1), t.add.s(1)).apply_async(connection=conn)
     conn.rollback()
     assert not again.exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_canvas_that_a_transactional_task_sends(canvas: PgQueue, t: Tasks, rest: Any, fails: bool) -> None:
+    sent: list[Any] = []
+
+    @canvas.task(name="t.send", transactional=True, max_retries=0)
+    def send() -> None:
+        sent.append(chord([t.add.s(1, 1), t.add.s(2, 2)], t.tsum.s())())
+        if fails:
+            raise ValueError("no")
+
+    with canvas.worker(pool="threads"):
+        found = send.delay()
+        found.get(timeout=SECONDS, propagate=False)
+        rest()
+    (result,) = sent
+    assert result.exists() is not fails
+    assert found.failed() is fails
+    if not fails:
+        assert result.get() == 6
