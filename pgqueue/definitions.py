@@ -178,6 +178,6 @@ def _one_of(value: Any, known: Sequence[str]) -> Any:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
-        raise ValueError(f"expected a whole number from 1 to 100,000, got {str(value)[:60]!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+        raise ValueError(f"expected a whole number from 1 to 10,000, got {str(value)[:60]!r}")
     return value

@@ -270,22 +270,24 @@ class Timing:
 
         However many there were: a second's ticks of a year are not walked through.
         """
-        low, width = until, max(timedelta(seconds=1), timedelta(seconds=self.every or 1) * count)
+        width = max(timedelta(seconds=1), timedelta(seconds=self.every or 1) * count)
         while True:
             low = max(after, until - width)
             found = self._some(low, until, count)
-            if len(found) > count or low == after:
-                break
-            width *= 2
-        # More than enough lie after low: move it up until few too many are left.
+            if len(found) <= count and low > after:
+                width *= 2
+                continue
+            break
+        if len(found) <= count:
+            return found
+        # More than enough lie after low, half as far back there were not: move it up where they are crowded.
         high = until
-        while len(found) > count and high - low > timedelta(seconds=1):
+        while high - low > timedelta(seconds=1):
+            found = self._some(low, until, 4 * count)
+            if len(found) <= 4 * count:
+                break
             middle = low + (high - low) / 2
-            some = self._some(middle, until, count)
-            if len(some) > count:
-                low, found = middle, some
-            else:
-                high = middle
+            low, high = (middle, high) if len(self._some(middle, until, count)) > count else (low, middle)
         return list(self.ticks(low, until))[-count:]
 
     def _some(self, after: datetime, until: datetime, count: int) -> list[datetime]:

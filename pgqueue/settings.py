@@ -5,6 +5,7 @@ config.py applies this table; scripts/porting_table.py writes it into docs/porti
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pgqueue import validation as v
@@ -85,7 +86,12 @@ SETTINGS: dict[str, Setting] = {
             False,
             from_text,
         ),
-        _S("beat_schedule", v.beat_schedule, {}, "name to entry: task, schedule, args, kwargs, options, timezone, …"),
+        _S(
+            "beat_schedule",
+            v.beat_schedule,
+            MappingProxyType({}),
+            "name to entry: task, schedule, args, kwargs, options, timezone, …",
+        ),
         _S(
             "beat_max_loop_interval",
             seconds(0, 3600),

@@ -1,6 +1,7 @@
 """Write the tables of settings into docs/porting.md; `--check` only compares them (exit 1 when they differ)."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pgqueue.declined import DECLINED
@@ -26,6 +27,8 @@ def table() -> str:
 def _shown(value: object) -> str:
     if isinstance(value, str):
         return value.replace("|", "\\|")
+    if isinstance(value, Mapping):
+        value = dict(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -2,7 +2,7 @@
 -- Begins a batch: rows to look at, locked until the transaction ends.
 select id, name, cron, every, once_at, solar, match_both_days, timezone, start_at, end_at, anchor_at, catch_up, catch_up_limit,
        starting_deadline, overlap, plan_from, next_run_at, last_run_at, queued_at, busy, now
-from pgqueue.due_schedules(%(limit)s::integer, %(now)s::timestamptz)
+from pgqueue.due_schedules(%(limit)s::integer, %(now)s::timestamptz, %(window)s::double precision)
 
 -- name: fire_schedules
 -- Ends a batch, or enqueues ticks that are given by hand; returns how many jobs were enqueued.
@@ -11,9 +11,11 @@ select pgqueue.fire_schedules(
     %(problems)s::text[], %(tick_ids)s::bigint[], %(ticks)s::timestamptz[], %(run)s::boolean[])
 
 -- name: next_wake
--- Seconds until a schedule is to be looked at, at most an hour; negative: it should have been.
+-- Seconds until a schedule is to be looked at, at most an hour; negative: it should have been. Looks back `window` seconds.
 select extract(epoch from greatest(clock_timestamp() - interval '1 hour', least(clock_timestamp() + interval '1 hour',
-    (select s.wake_at from pgqueue.schedules s order by s.wake_at limit 1))) - clock_timestamp())::double precision
+    (select s.wake_at from pgqueue.schedules s
+     where s.wake_at > coalesce(clock_timestamp() - make_interval(secs => %(window)s::double precision), '-infinity')
+     order by s.wake_at limit 1))) - clock_timestamp())::double precision
 
 -- name: take_duty
 -- Session lock: of several schedulers one is punctual, the others look after it.

@@ -713,8 +713,8 @@ begin
         v_problem := 'jitter: 0 to 1 day is possible';
     elsif new.catch_up is null or new.catch_up not in ('skip', 'one', 'all') then
         v_problem := 'catch_up: skip, one or all is needed';
-    elsif new.catch_up_limit is null or new.catch_up_limit not between 1 and 100000 then
-        v_problem := 'catch_up_limit: 1 to 100000 is possible';
+    elsif new.catch_up_limit is null or new.catch_up_limit not between 1 and 10000 then
+        v_problem := 'catch_up_limit: 1 to 10000 is possible';
     elsif new.starting_deadline not between interval '1 second' and interval '3660 days' then
         v_problem := 'starting_deadline: 1 second to 3660 days is possible';
     elsif new.overlap is null or new.overlap not in ('allow', 'skip', 'queue') then
@@ -907,7 +907,7 @@ declare
     v_id bigint;
 begin
     perform pg_advisory_xact_lock(hashtext('pgqueue/declarations'), hashtext(p_owner));
-    update pgqueue.workers w set schedules = p_fingerprint where w.id = p_worker_id;
+    update pgqueue.workers w set schedules = p_owner || '/' || p_fingerprint where w.id = p_worker_id;
     -- Schedules that waited for somebody who has their task.
     update pgqueue.schedules s set problem = null, wake_at = v_now, plan_from = v_now
     where s.problem = 'unknown task' and s.enabled and s.task = any (p_tasks);
@@ -919,7 +919,7 @@ begin
     if v_newest.fingerprint <> p_fingerprint
        and exists (select from pgqueue.schedule_declarations d where d.owner = p_owner and d.fingerprint = p_fingerprint)
        and exists (select from pgqueue.workers w
-                   where w.schedules = v_newest.fingerprint
+                   where w.schedules = p_owner || '/' || v_newest.fingerprint
                      and coalesce(w.stopped_at + interval '1 minute', w.heartbeat_at + interval '10 minutes') > v_now) then
         return query select null::text, 'older';
         return;
@@ -970,7 +970,7 @@ begin
     returning s.name, 'paused'::text;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgqueue.due_schedules(p_limit integer, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION pgqueue.due_schedules(p_limit integer, p_now timestamp with time zone, p_window double precision)
  RETURNS TABLE(id bigint, name text, cron text, every double precision, once_at timestamp with time zone, solar text, match_both_days boolean, timezone text, start_at timestamp with time zone, end_at timestamp with time zone, anchor_at timestamp with time zone, catch_up text, catch_up_limit integer, starting_deadline double precision, overlap text, plan_from timestamp with time zone, next_run_at timestamp with time zone, last_run_at timestamp with time zone, queued_at timestamp with time zone, busy boolean, now timestamp with time zone)
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
@@ -983,7 +983,7 @@ AS $function$
 declare
     v_now timestamptz := coalesce(p_now, clock_timestamp());
 begin
-    perform set_config('idle_in_transaction_session_timeout', '3000', true);
+    perform set_config('idle_in_transaction_session_timeout', '5000', true);
     return query
     select s.id, s.name, s.cron, extract(epoch from s.every)::double precision, s.once_at, s.solar, s.match_both_days, s.timezone,
            s.start_at, s.end_at, coalesce(s.anchor_at, s.start_at, s.created_at), s.catch_up, s.catch_up_limit,
@@ -991,7 +991,7 @@ begin
            s.queued_at,
            s.overlap <> 'allow' and exists (select from pgqueue.live_jobs j where j.id = s.last_job_id), v_now
     from pgqueue.schedules s
-    where s.wake_at <= v_now
+    where s.wake_at <= v_now and s.wake_at > coalesce(v_now - make_interval(secs => p_window), '-infinity')
     order by s.wake_at limit p_limit for no key update of s skip locked;
 end $function$;
 

@@ -102,7 +102,7 @@ def show(session: Session, name: str, as_json: bool) -> None:
 @click.option("--end", "end_at", type=INSTANT, help="No tick after this instant.")
 @click.option("--jitter", type=DURATION, help="Each job waits up to so long, at random.")
 @click.option("--catch-up", type=click.Choice(("skip", "one", "all")), default="one", show_default=True)
-@click.option("--catch-up-limit", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option("--catch-up-limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @click.option("--deadline", "starting_deadline", type=DURATION, help="A tick that is later than this is dropped.")
 @click.option("--overlap", type=click.Choice(("allow", "skip", "queue")), default="allow", show_default=True)
 @click.option("--paused", is_flag=True, help="Add it without letting it tick.")

@@ -129,16 +129,21 @@ def _first(rows: Any) -> Any:
     return rows[0][0] if rows else None
 
 
-def due_schedules(queries: Queries, limit: int, now: datetime | None = None) -> Statement[list[DueRow]]:
+def due_schedules(
+    queries: Queries, limit: int, now: datetime | None = None, window: float | None = None
+) -> Statement[list[DueRow]]:
     """Lock schedules that are to be looked at, until the transaction ends.
 
     Args:
         queries: of the schema.
         limit: at most so many.
         now: instead of the database's clock.
+        window: how many seconds to look back; None: all the way.
     """
     return Statement(
-        queries["due_schedules"], {"limit": limit, "now": now}, lambda rows: [DueRow._make(row) for row in rows]
+        queries["due_schedules"],
+        {"limit": limit, "now": now, "window": window},
+        lambda rows: [DueRow._make(row) for row in rows],
     )
 
 
@@ -161,9 +166,9 @@ def _fire(queries: Queries, moves: Sequence[Move], ticks: Sequence[tuple[int, da
     return Statement(queries["fire_schedules"], params, lambda rows: int(rows[0][0]))
 
 
-def next_wake(queries: Queries) -> Statement[float]:
+def next_wake(queries: Queries, window: float | None = None) -> Statement[float]:
     """Return the seconds until a schedule is to be looked at, an hour at most; negative when it should have been."""
-    return Statement(queries["next_wake"], {}, lambda rows: float(rows[0][0]))
+    return Statement(queries["next_wake"], {"window": window}, lambda rows: float(rows[0][0]))
 
 
 def take_duty(queries: Queries) -> Statement[bool]:

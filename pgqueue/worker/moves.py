@@ -22,7 +22,8 @@ def move(row: DueRow) -> Move:
         # Another scheduler may have it.
         problem = f"{error}: install pgqueue[solar] where schedulers run"
         return Move(row.id, None, None, row.queued_at, row.now + MISSING_LIBRARY, problem)
-    except (ValueError, KeyError, OSError, OverflowError) as error:
+    except Exception as error:
+        # Whatever is wrong with one schedule, the others tick.
         return Move(row.id, None, None, row.queued_at, None, f"cannot be planned: {error}"[:500])
 
 

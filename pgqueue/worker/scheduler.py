@@ -13,11 +13,13 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
 
 from pgqueue.store.schedules import (
+    Move,
     declare_schedules,
     due_schedules,
     fire_schedules,
@@ -40,6 +42,9 @@ LOCKED_SECONDS = 0.05  # until the next look at a row that somebody else has loc
 DECLARE_AGAIN_SECONDS = 60.0
 WITHOUT_NOTIFICATIONS_SECONDS = 5.0
 DEFAULT_LOOP_SECONDS = 30.0
+MOVING_SECONDS = 1.0  # that rows stay locked while ticks are computed; the server ends the session after five
+FULL_LOOK_SECONDS = 30.0
+WINDOW_SECONDS = 60.0
 PRUNE_SECONDS = 3600.0
 
 
@@ -59,29 +64,38 @@ class Declared(NamedTuple):
     tasks: Sequence[str]
 
 
-def fire_batch(connection: psycopg.Connection[Any], queries: Queries, now: Any = None) -> tuple[int, int]:
+def fire_batch(
+    connection: psycopg.Connection[Any], queries: Queries, now: datetime | None = None, window: float | None = None
+) -> tuple[int, int]:
     """Deal with schedules that are due, BATCH at most, in one transaction.
 
     Args:
         connection: in autocommit.
         queries: of the schema.
         now: instead of the database's clock.
+        window: as of due_schedules.
 
     Returns:
         How many schedules were looked at, how many jobs were enqueued.
     """
     with connection.transaction():
-        rows = run(connection, due_schedules(queries, BATCH, now))
+        rows = run(connection, due_schedules(queries, BATCH, now, window))
         if not rows:
             return 0, 0
-        moves = [move(row) for row in rows]
+        moves: list[Move] = []
+        began = time.monotonic()
+        for row in rows:
+            moves.append(move(row))
+            # After an outage one schedule may have thousands of ticks: those that are left stay due.
+            if time.monotonic() - began > MOVING_SECONDS or len(moves[-1].ticks) > BATCH:
+                break
         fired = run(connection, fire_schedules(queries, moves))
-    for row, made in zip(rows, moves, strict=True):
+    for row, made in zip(rows, moves, strict=False):
         if made.problem:
             logger.error("schedule %r %s", row.name, made.problem)
         if row.next_run_at is not None and made.ticks and made.ticks[0][0] > row.next_run_at:
             logger.warning("schedule %r was late; ticks since %s were left out", row.name, row.next_run_at)
-    return len(rows), fired
+    return len(moves), fired
 
 
 class Scheduler:
@@ -117,6 +131,7 @@ class Scheduler:
         self._listens = False
         self._on_duty = False
         self._eager_until = 0.0
+        self._clear_at: float | None = None  # when a look all the way back found nothing due
         self._edited = False
         self._declared_as: int | None = None
         self._declare_at: float | None = 0.0
@@ -158,9 +173,14 @@ class Scheduler:
     def _look(self, connection: psycopg.Connection[Any]) -> None:
         """Deal with what is due, then sleep."""
         self._edited = False
-        due_in = run(connection, next_wake(self._queries))
+        now, window = time.monotonic(), None
+        if self._clear_at is not None and now - self._clear_at < FULL_LOOK_SECONDS:
+            window = now - self._clear_at + WINDOW_SECONDS
+        due_in = run(connection, next_wake(self._queries, window))
+        if due_in > 0 and window is None:
+            self._clear_at = now
         if due_in <= 0:
-            looked, fired = fire_batch(connection, self._queries)
+            looked, fired = fire_batch(connection, self._queries, None, window)
             if not looked:
                 self._sleep(connection, LOCKED_SECONDS)
             elif fired and self._listens and not self._on_duty:
@@ -229,6 +249,7 @@ class Scheduler:
             # Behind a pooler a session is not ours: no notifications come, and a lock would stay with a stranger.
             self._listens = connection.prepare_threshold is not None
             self._on_duty = False
+            self._clear_at = None
             self._connection = connection
             if self._listens:
                 run(connection, listen_schedules(self._queries))

@@ -234,6 +234,25 @@ def test_a_locked_schedule_is_left_to_whoever_holds_it(dsn: str, db: psycopg.Con
     assert fire_batch(db, QUERIES)[0] == 1
 
 
+def test_a_look_goes_back_only_so_far(db: psycopg.Connection[Any]) -> None:
+    upsert(db)
+    db.execute("update pgqueue.schedules set wake_at = now() - interval '2 minutes'")
+    assert fire_batch(db, QUERIES, None, 60.0) == (0, 0)
+    assert run(db, next_wake(QUERIES, 60.0)) > 0 > run(db, next_wake(QUERIES))
+    assert fire_batch(db, QUERIES, None, 180.0)[0] == 1
+
+
+def test_a_schedule_with_very_many_ticks_leaves_the_others_to_the_next_batch(db: psycopg.Connection[Any]) -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    for name in ("a", "b"):
+        upsert(db, name, every=timedelta(seconds=1), catch_up="all", catch_up_limit=10_000)
+    db.execute("update pgqueue.schedules set plan_from = %s, anchor_at = %s, wake_at = %s", [begin] * 3)
+    db.execute("update pgqueue.schedules set plan_from = %s, wake_at = %s", [begin] * 2)
+    assert fire_batch(db, QUERIES, begin + timedelta(days=1)) == (1, 10_000)
+    assert fire_batch(db, QUERIES, begin + timedelta(days=1)) == (1, 10_000)
+    assert fire_batch(db, QUERIES, begin + timedelta(days=1)) == (0, 0)
+
+
 def test_a_pause_and_a_removal_end_the_ticks(db: psycopg.Connection[Any]) -> None:
     upsert(db, every=timedelta(seconds=1))
     fire_batch(db, QUERIES)
