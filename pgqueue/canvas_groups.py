@@ -123,6 +123,8 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
             raise ArgumentsError("group: no callback can be given at the call; link it to the members, or use a chord")
         share = self._inherited(merged)
         for task in self.tasks:
+            if task.subtask_type == "chain" and not task.options and len(task.kwargs["tasks"]) == 1:
+                (task,) = task.kwargs["tasks"]  # a chain of one is what it chains
             if type(task) is group:
                 inner = task.clone(self.args) if self.args else task
                 yield from inner._flat({**inner.options, **share})

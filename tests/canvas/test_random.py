@@ -41,12 +41,18 @@ def value(found: Any, given: Any) -> Any:
 
 def _members(parts: Any, given: Any) -> list[Any]:
     values = []
-    for part in parts:
+    for part in map(_unchained, parts):
         if part[0] == "group":
             values.extend(_members(part[1], given))
         else:
             values.append(value(part, given))
     return values
+
+
+def _unchained(part: Any) -> Any:
+    while part[0] == "chain" and len(part[1]) == 1:
+        part = _unrolled(part[1][0])
+    return part
 
 
 def _unrolled(part: Any) -> Any:
@@ -76,7 +82,7 @@ def _lone(found: Any) -> bool:
 
 
 def _flat(parts: Any) -> list[Any]:
-    return [one for part in parts for one in (_flat(part[1]) if part[0] == "group" else [part])]
+    return [one for part in map(_unchained, parts) for one in (_flat(part[1]) if part[0] == "group" else [part])]
 
 
 @pytest.fixture
