@@ -15,6 +15,7 @@ __all__ = ["ResultSet"]
 
 R_co = TypeVar("R_co", covariant=True)
 _PIECE = 5_000  # outcomes in one answer
+_FIRST_LOOK = 100
 
 
 class ResultSet(Generic[R_co]):
@@ -173,8 +174,10 @@ class ResultSet(Generic[R_co]):
         values: list[Any] = []
         for place, result in enumerate(self.results):
             if looks.due(place):
-                ResultSet(self.results[place : place + looks.size])._look()
+                ahead: ResultSet[Any] = ResultSet(self.results[place : place + looks.size])
+                looks.note(ahead._jobs(), ahead._look())
             value = result.get(left(), propagate, interval, disable_sync_subtasks=disable_sync_subtasks, **declined)
+            looks.got(place, result)
             _take(result, value, callback, values)
         return values
 
@@ -193,10 +196,12 @@ class ResultSet(Generic[R_co]):
         values: list[Any] = []
         for place, result in enumerate(self.results):
             if looks.due(place):
-                await ResultSet(self.results[place : place + looks.size])._alook()
+                ahead: ResultSet[Any] = ResultSet(self.results[place : place + looks.size])
+                looks.note(ahead._jobs(), await ahead._alook())
             value = await result.aget(
                 left(), propagate, interval, disable_sync_subtasks=disable_sync_subtasks, **declined
             )
+            looks.got(place, result)
             _take(result, value, callback, values)
         return values
 
@@ -284,19 +289,28 @@ _OVER = frozenset({"SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED"})
 
 
 class _Looks:
-    """When a join asks for the next members at once, and for how many: more while they turn out to be finished."""
+    """When a join asks for the next members at once: for more while they turn out to be over, afresh after a wait."""
 
     def __init__(self) -> None:
-        self.size = 100
+        self.size = _FIRST_LOOK
         self._next = 0
+        self._over: set[str] = set()
 
     def due(self, place: int) -> bool:
         if place < self._next:
             return False
-        if place:
+        if place and self._over:
             self.size = min(self.size * 2, _PIECE)
         self._next = place + self.size
         return True
+
+    def note(self, jobs: Sequence[AsyncResult[Any]], states: Sequence[str]) -> None:
+        self._over = {job.job_id for job, state in zip(jobs, states, strict=True) if state in _OVER}
+
+    def got(self, place: int, result: Any) -> None:
+        """After a member that had to be waited for, the next ones are looked at afresh."""
+        if isinstance(result, AsyncResult) and result.job_id not in self._over:
+            self.size, self._next, self._over = _FIRST_LOOK, place + 1, set()
 
 
 def _budget(timeout: float | None) -> Callable[[], float | None]:
