@@ -121,6 +121,11 @@ def refusals(workflow: NewWorkflow) -> Iterator[None]:
         cause = error if isinstance(error, psycopg.Error) else error.__cause__
         if isinstance(cause, errors.InvalidParameterValue):
             raise GraphError(cause.diag.message_primary or str(cause)) from error
+        if isinstance(cause, errors.UniqueViolation) and cause.diag.constraint_name == "workflows_pkey":
+            raise DuplicateJob(
+                f"task_id: {workflow.id} is the id of a group or workflow that is kept already; nothing was enqueued",
+                workflow.id,
+            ) from error
         own = [step.job.id for step in workflow.steps if step.job.own_id]
         if isinstance(cause, errors.UniqueViolation) and own:
             raise DuplicateJob(

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from pgqueue import PgQueue, chain, chord, group
+import pytest
+
+from pgqueue import DuplicateJob, PgQueue, chain, chord, group
 from tests.canvas.conftest import Tasks
 
 SECONDS = 30.0
@@ -84,3 +86,18 @@ def test_bodies_that_are_chains_of_chords(working: PgQueue, t: Tasks) -> None:
     for _ in range(9):
         nine = nine | group(ident.s(), ident.s()) | tsum.s()
     assert nine().get(timeout=SECONDS) == 2**9
+
+
+def test_what_was_sent_already_is_not_sent_again(canvas: PgQueue, t: Tasks, dsn: str, conn: Any) -> None:
+    named = group(t.ident.s(1), t.ident.s(2))
+    frozen = chain(t.ident.s(1), t.ident.s())
+    frozen.freeze()
+    for send in (lambda: named.apply_async(task_id="my herd"), frozen.apply_async):
+        send()
+        with pytest.raises(DuplicateJob, match="nothing was enqueued"):
+            send()
+        with canvas.using(conn), pytest.raises(DuplicateJob, match="nothing was enqueued"):
+            send()
+        conn.rollback()
+    counted = conn.execute("select count(*) from pgqueue.live_jobs").fetchone()
+    assert counted == (4,)
