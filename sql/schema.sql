@@ -383,14 +383,24 @@ declare
     v_ready uuid[];
     v_stopped uuid[];
     v_skipped uuid[];
+    v_locked boolean := false;
+    v_falls boolean;
 begin
     loop
-        v_children := array (select distinct e.child_id from pgqueue.workflow_edges e where e.parent_id = any (v_parents));
+        select array_agg(distinct e.child_id), bool_or(e.kind = 'when' or r.state <> 'succeeded') into v_children, v_falls
+        from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+        where e.parent_id = any (v_parents);
         if v_only is not null then
             v_children := array (select c from unnest(v_children) c where c = any (v_only));
             v_only := null;
         end if;
-        exit when v_children = '{}';
+        exit when v_children is null or v_children = '{}';
+        if not v_locked then
+            v_locked := true;
+            if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run is not null) then
+                perform pgqueue.lock_below(v_children);
+            end if;
+        end if;
         v_children := array (select j.job_id from pgqueue.workflow_joins j
                              where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
         exit when v_children = '{}';
@@ -1037,18 +1047,22 @@ AS $function$
 declare
     v_timer record;
     v_kept timestamptz;
+    v_locked boolean := false;
 begin
     for v_timer in
         select j.id, j.task, j.step, j.workflow_id, w.keep from pgqueue.live_jobs j
         left join pgqueue.workflows w on w.id = j.workflow_id
-        where j.id = any (p_ids) order by j.id
+        where j.id = any (p_ids) order by j.task <> 'pgqueue.deadline', j.id
     loop
         v_kept := coalesce(clock_timestamp() + v_timer.keep, 'infinity');
         if v_timer.task = 'pgqueue.deadline' then
             delete from pgqueue.live_jobs j where j.id = v_timer.id;
             perform pgqueue.cancel_workflow(v_timer.workflow_id);
         else
-            perform 1 from pgqueue.workflow_joins j where j.job_id = v_timer.id for update;
+            if not v_locked then
+                perform pgqueue.lock_below(p_ids);
+                v_locked := true;
+            end if;
             if v_timer.task = 'pgqueue.sleep' then
                 perform pgqueue.end_steps(array[v_timer.id], 'succeeded', null, null, false, v_kept);
             else
@@ -1526,6 +1540,29 @@ CREATE OR REPLACE FUNCTION pgqueue.lease_ends(p_heartbeat_at timestamp with time
  STABLE PARALLEL SAFE
 RETURN CASE WHEN isfinite(p_lease_expires_at) THEN GREATEST(p_lease_expires_at, (pg_postmaster_start_time() + (p_lease_expires_at - p_heartbeat_at))) ELSE p_lease_expires_at END;
 
+CREATE OR REPLACE FUNCTION pgqueue.lock_below(p_ids uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_ids uuid[];
+begin
+    with recursive below as (
+        select unnest(p_ids) as id
+        union
+        select e.child_id from below b join pgqueue.workflow_edges e on e.parent_id = b.id
+    )
+    select array_agg(b.id) into v_ids from below b;
+    perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
  RETURNS TABLE(id uuid, outcome text)
  LANGUAGE plpgsql
@@ -1903,6 +1940,10 @@ declare
     v_join pgqueue.workflow_joins;
     v_kept timestamptz;
 begin
+    perform pgqueue.lock_below(array (
+        select j.job_id from pgqueue.workflow_joins j
+        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+          and j.run = 'wait' and j.step = resolve.event));
     select j.* into v_join from pgqueue.workflow_joins j
     where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
       and j.run = 'wait' and j.step = resolve.event

@@ -310,6 +310,25 @@ begin
     perform pgqueue.advance_from(p_ids, null, p_kept);
 end $$;
 
+-- Locks steps that wait, and all that wait behind them, at once and so in one order: what goes on from step to step would
+-- lock them as it gets there, and two of those that go on from several steps could wait for each other.
+create function pgqueue.lock_below(p_ids uuid[]) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_ids uuid[];
+begin
+    with recursive below as (
+        select unnest(p_ids) as id
+        union
+        select e.child_id from below b join pgqueue.workflow_edges e on e.parent_id = b.id
+    )
+    select array_agg(b.id) into v_ids from below b;
+    perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
+end $$;
+
 -- p_only: count down these children alone; those of the steps that end here are all counted.
 create function pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamptz) returns void
 language plpgsql
@@ -323,14 +342,24 @@ declare
     v_ready uuid[];
     v_stopped uuid[];
     v_skipped uuid[];
+    v_locked boolean := false;
+    v_falls boolean;
 begin
     loop
-        v_children := array (select distinct e.child_id from pgqueue.workflow_edges e where e.parent_id = any (v_parents));
+        select array_agg(distinct e.child_id), bool_or(e.kind = 'when' or r.state <> 'succeeded') into v_children, v_falls
+        from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+        where e.parent_id = any (v_parents);
         if v_only is not null then
             v_children := array (select c from unnest(v_children) c where c = any (v_only));
             v_only := null;
         end if;
-        exit when v_children = '{}';
+        exit when v_children is null or v_children = '{}';
+        if not v_locked then
+            v_locked := true;
+            if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run is not null) then
+                perform pgqueue.lock_below(v_children);
+            end if;
+        end if;
         v_children := array (select j.job_id from pgqueue.workflow_joins j
                              where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
         exit when v_children = '{}';
@@ -564,18 +593,22 @@ set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 declare
     v_timer record;
     v_kept timestamptz;
+    v_locked boolean := false;
 begin
     for v_timer in
         select j.id, j.task, j.step, j.workflow_id, w.keep from pgqueue.live_jobs j
         left join pgqueue.workflows w on w.id = j.workflow_id
-        where j.id = any (p_ids) order by j.id
+        where j.id = any (p_ids) order by j.task <> 'pgqueue.deadline', j.id
     loop
         v_kept := coalesce(clock_timestamp() + v_timer.keep, 'infinity');
         if v_timer.task = 'pgqueue.deadline' then
             delete from pgqueue.live_jobs j where j.id = v_timer.id;
             perform pgqueue.cancel_workflow(v_timer.workflow_id);
         else
-            perform 1 from pgqueue.workflow_joins j where j.job_id = v_timer.id for update;
+            if not v_locked then
+                perform pgqueue.lock_below(p_ids);
+                v_locked := true;
+            end if;
             if v_timer.task = 'pgqueue.sleep' then
                 perform pgqueue.end_steps(array[v_timer.id], 'succeeded', null, null, false, v_kept);
             else
@@ -597,6 +630,10 @@ declare
     v_join pgqueue.workflow_joins;
     v_kept timestamptz;
 begin
+    perform pgqueue.lock_below(array (
+        select j.job_id from pgqueue.workflow_joins j
+        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+          and j.run = 'wait' and j.step = resolve.event));
     select j.* into v_join from pgqueue.workflow_joins j
     where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
       and j.run = 'wait' and j.step = resolve.event
