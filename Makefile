@@ -3,6 +3,8 @@ SHELL := /bin/sh
 STAMP := .venv/.installed
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# As an installer does: tests start hundreds of processes, and some environments tell Python to write no bytecode itself.
+COMPILE := $(BIN)/python -m compileall -q pgqueue tests bench
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench faults matrix db venv wheel clean
 
@@ -13,6 +15,7 @@ demo: $(STAMP) ## build .venv, start an embedded PostgreSQL and a worker, run re
 	$(BIN)/pgqueue demo
 
 test: $(STAMP) ## every test, on the embedded PostgreSQL (PGQUEUE_TEST_PG=15|16|17|18; ARGS="-k name")
+	@$(COMPILE)
 	$(PYTEST) $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, import layers
@@ -22,9 +25,11 @@ check: $(STAMP) ## formatting, lint, types, import layers
 	$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP) ## measure the bars beside their floors, under three minutes (LONG=1: all rows)
+	@$(COMPILE)
 	$(BIN)/python -m bench $(if $(LONG),--long)
 
 faults: $(STAMP) ## the fault tests again and longer (PGQUEUE_FAULTS_REPEAT, 10)
+	@$(COMPILE)
 	PGQUEUE_FAULTS_REPEAT=$${PGQUEUE_FAULTS_REPEAT:-10} $(PYTEST) -m faults --timeout 1800 $(ARGS)
 
 matrix: $(STAMP) ## every test on PostgreSQL 15, 16, 17 and 18, as far as they install (ARGS as for test)
