@@ -126,4 +126,8 @@ class Family:
 
     def as_list(self) -> list[str]:
         """Return the ids of it and its parents."""
-        return [self.id, *(self.parent.as_list() if self.parent is not None else [])]
+        found, node = [self.id], self.parent
+        while node is not None:
+            found.append(node.id)
+            node = node.parent
+        return found

@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pgqueue.codec import decode_error, decode_result
@@ -68,8 +68,11 @@ class Results:
 _sources: weakref.WeakValueDictionary[str, Results] = weakref.WeakValueDictionary()
 
 
-def _restored(task_id: str, name: str, parent: Any = None) -> "AsyncResult[Any]":
-    return AsyncResult(task_id, source_of(name), parent)
+def _restored(line: Sequence[str], name: str, above: Any) -> Any:
+    source, found = source_of(name), above
+    for task_id in reversed(line):
+        found = AsyncResult(task_id, source, found)
+    return found
 
 
 def source_of(name: str) -> Results:
@@ -370,7 +373,12 @@ class AsyncResult(Family, Details, Generic[R_co]):
         return f"<{type(self).__name__}: {self.id}>"
 
     def __reduce__(self) -> Any:
-        return _restored, (self.id, self._source.name, self.parent)
+        # The whole line at once: a long chain must not be as many levels of recursion.
+        line, node = [self.id], self.parent
+        while type(node) is AsyncResult:
+            line.append(node.id)
+            node = node.parent
+        return _restored, (line, self._source.name, node)
 
 
 def _refuse_revoke(declined: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pgqueue import (
     group,
     result_from_tuple,
 )
+from pgqueue.submission import build
 from tests.canvas.conftest import Tasks
 
 SECONDS = 30.0
@@ -128,6 +129,19 @@ def test_as_tuples_and_pickled(canvas: PgQueue, t: Tasks) -> None:
     assert result_from_tuple(result, canvas) is result
     with pytest.raises(PgQueueError, match="as_tuple"):
         result_from_tuple(5, canvas)
+
+
+def test_long_chains(canvas: PgQueue, t: Tasks) -> None:
+    whole: Any = chain(t.ident.s() for _ in range(3000))
+    result = build(whole, (1,), {}, {}).result
+    assert len(result.as_list()) == 3000
+    back = pickle.loads(pickle.dumps(result))  # noqa: S301 - our own
+    assert back.as_list() == result.as_list()
+    assert whole.apply((1,)).get() == 1
+    piped: Any = t.ident.s(1)
+    for _ in range(300):
+        piped = piped | t.ident.s()
+    assert len(piped.tasks) == 301
 
 
 def test_throwing(working: PgQueue, t: Tasks) -> None:
