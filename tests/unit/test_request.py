@@ -36,6 +36,14 @@ def test_columns_become_python_values_when_they_are_asked_for() -> None:
     assert request.delivery_info == {"routing_key": "q", "priority": 7, "redelivered": False}
 
 
+def test_the_tick_of_a_schedule_is_told() -> None:
+    assert Request(headers='{"scheduled_for": "2026-01-31T12:00:00.000000+00:00"}').scheduled_for == datetime(
+        2026, 1, 31, 12, tzinfo=UTC
+    )
+    assert Request(headers='{"x": 1}').scheduled_for is None
+    assert Request().scheduled_for is None
+
+
 def test_celerys_names_and_get() -> None:
     request = Request("17", "shop.pay")
     assert request.correlation_id == request.id == "17"

@@ -49,9 +49,11 @@ def test_a_worker_serves_schedules_and_the_task_knows_its_tick(start: Start, row
 @pytest.mark.parametrize("option", ["--no-scheduler", "--burst"])
 def test_a_worker_that_serves_none(start: Start, rows: Rows, option: str) -> None:
     worker = start("worker", "-P", "threads", option)
+    if option == "--burst":
+        assert worker.wait() == 0
     beat = start("beat", schedules=YEARLY)
     wait_until(lambda: schedules(rows) == [("yearly", True)], what="the other one's schedules alone are there")
-    for each in (worker, beat):
+    for each in (worker, beat)[option == "--burst" :]:
         each.send_signal(signal.SIGTERM)
         assert each.wait() == 0
 
