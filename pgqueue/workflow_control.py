@@ -1,8 +1,10 @@
 """app.workflows: looking at workflows by their ids, resolving their events, cancelling them, running them on."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar
+
+import psycopg
 
 from pgqueue.codec import encode_result
 from pgqueue.enrolment import Participant, aenlist, enlist
@@ -34,6 +36,7 @@ _Workflows: TypeAlias = list[WorkflowRow]
 _Steps: TypeAlias = list[StepRow]
 _Edges: TypeAlias = list[NewEdge]
 _Outcomes: TypeAlias = list[StepOutcome]
+DEADLOCKS = 3  # with steps that end just then; the server undid it all, so it is tried again
 STATES = ("running", "succeeded", "failed", "cancelled")
 
 
@@ -194,15 +197,23 @@ class Workflows:
 
     def _run(self, statement: Statement[R], again: bool = False) -> R:
         participant = self._client.participant()
-        if participant is None:
-            return self._client.results.database.run(statement, statement if again else None)
-        return enlist(participant, self._queries, statement)
+        if participant is not None:
+            return enlist(participant, self._queries, statement)
+        database = self._client.results.database
+        for _ in range(DEADLOCKS):
+            with contextlib.suppress(psycopg.errors.DeadlockDetected):
+                return database.run(statement, statement if again else None)
+        return database.run(statement, statement if again else None)
 
     async def _arun(self, statement: Statement[R], again: bool = False) -> R:
         participant = self._client.participant()
-        if participant is None:
-            return await self._client.results.database.arun(statement, statement if again else None)
-        return await aenlist(participant, self._queries, statement)
+        if participant is not None:
+            return await aenlist(participant, self._queries, statement)
+        database = self._client.results.database
+        for _ in range(DEADLOCKS):
+            with contextlib.suppress(psycopg.errors.DeadlockDetected):
+                return await database.arun(statement, statement if again else None)
+        return await database.arun(statement, statement if again else None)
 
 
 def as_pattern(name: str) -> str:
@@ -218,7 +229,7 @@ def _id(value: str) -> str:
     return as_job_id(value)[0]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """Turn what our functions refuse, through whatever driver, into ValidationError."""
     try:

@@ -721,7 +721,8 @@ begin
     loop
         v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
         update pgqueue.workflows w set cancelled_at = null where w.id = v_workflow.id;
-        perform 1 from pgqueue.live_jobs j where j.id = any (v_workflow.job_ids) order by j.id for update;
+        perform 1 from pgqueue.live_jobs j
+        where j.id = any (v_workflow.job_ids) and j.state || '' <> 'waiting' order by j.id for update;
         perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
         with recursive again as (
             select r.job_id from pgqueue.workflow_results r

@@ -1,6 +1,7 @@
 """What happens when a step does not succeed: policies, compensation, running on, events, time."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pgqueue import PgQueue, TaskRevokedError, ValidationError, Workflow, chain, group
 from pgqueue.errors import EventTimeout, TimeoutError
 from pgqueue.workflow_result import WorkflowResult
+from tests.support.process import wait_until
 
 Start = Callable[[], None]
 
@@ -336,3 +338,22 @@ def test_only_states_that_exist_are_listed(app: PgQueue) -> None:
     assert app.workflows.list(name="a%b*") == []
     assert app.workflows.get("nothing") is None
     assert app.WorkflowResult("nothing").state == "unknown"
+
+
+def test_a_deadlock_with_a_step_that_ends_is_no_error(app: PgQueue, dsn: str) -> None:
+    flow = Workflow(app=app)
+    flow.wait_for("ok")
+    result = flow.apply_async()
+    with psycopg.connect(dsn) as other:
+        # This session holds what resolve() needs second, and then wants what it took first.
+        other.execute("select from pgqueue.live_jobs where id = %s for update", [result["ok"].id])
+        other.execute("set deadlock_timeout = '10min'")
+        with ThreadPoolExecutor(1) as threads:
+            waits = "select count(*) from pg_locks where not granted"
+            cancelled = threads.submit(result.cancel)
+            with psycopg.connect(dsn, autocommit=True) as third:
+                wait_until(lambda: third.execute(waits).fetchone() != (0,), what="cancel() waits for the step")
+                other.execute("select from pgqueue.workflows where id = %s for update", [result.id])
+            other.rollback()
+            assert cancelled.result(20) == 1
+    assert result.state == "cancelled"
