@@ -143,7 +143,10 @@ def _append_step(steps: list[Signature[Any]], task: Signature[Any]) -> None:
         inner = task._steps(task.options)
         share = task._inherited(task.options)
         for place, one in enumerate(inner):
-            one = one.clone(task.args, None, **share) if place == 0 and (share or task.args) else one
+            if place == 0 and (share or task.args or task.immutable):
+                one = one.clone(task.args, None, **share)
+                if task.immutable:
+                    one.set_immutable(True)
             _append_step(steps, one)
     elif steps and type(steps[-1]) is group:
         steps[-1] = chord(steps[-1], task)

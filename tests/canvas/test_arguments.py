@@ -101,3 +101,43 @@ def test_what_was_sent_already_is_not_sent_again(canvas: PgQueue, t: Tasks, dsn:
         conn.rollback()
     counted = conn.execute("select count(*) from pgqueue.live_jobs").fetchone()
     assert counted == (4,)
+
+
+def test_odd_canvases(working: PgQueue, t: Tasks) -> None:
+    add, tsum, ident = t.add, t.tsum, t.ident
+    fixed: Any = chain(add.s(1, 1), add.s(2)).set(immutable=True)
+    fixed_header: Any = chord([add.s(1, 1)], tsum.s())
+    fixed_header.set_immutable(True)
+    nothing: Any = group()
+    cases: list[tuple[Any, Any]] = [
+        (ident.s(100) | fixed, 4),
+        (ident.s(100) | fixed_header, 2),
+        (ident.s([5]) | tsum.map([[1], [2]]), [1, 2]),
+        (ident.s(1) | nothing, 1),
+        (nothing | tsum.s(), 0),
+        (nothing, []),
+        (chord(nothing, ident.s()), []),
+        (chord([chord([], ident.s()), ident.s(2)], ident.s()), [[], 2]),
+        (group(chain(), ident.s(1)), [1]),
+        (chord([add.s(1, 1)], group()), []),
+        (ident.s(3) | group(ident.s(), group(ident.s(), add.s(1))) | tsum.s(), 10),
+    ]
+    for whole, wanted in cases:
+        assert whole().get(timeout=SECONDS) == wanted, whole
+        assert whole.apply().get() == wanted, whole
+
+
+def test_canvases_as_callbacks(working: PgQueue, t: Tasks) -> None:
+    add, tsum = t.add, t.tsum
+    res = add.apply_async((1, 1), link=group(add.s(1), add.s(2)))
+    assert res.get(timeout=SECONDS) == 2
+    assert [child.get(timeout=SECONDS) for child in res.children] == [3, 4]
+    res = add.apply_async((1, 1), link=chord([add.s(1), add.s(2)], tsum.s()))
+    assert res.get(timeout=SECONDS) == 2
+    (body,) = res.children[0].children
+    assert body.get(timeout=SECONDS) == 7
+    res = t.fail.apply_async(link_error=chain(t.note.si(1), t.note.s(2)))
+    assert isinstance(res.get(timeout=SECONDS, propagate=False), ValueError)
+    (callback,) = res.children
+    assert callback.get(timeout=SECONDS) == [1]
+    assert [child.get(timeout=SECONDS) for child in callback.children] == [[[1], 2]]
