@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgqueue import embedded
 from tests.faults.conftest import Stage
-from tests.support.process import wait_until
+from tests.support.process import REPOSITORY, CommandLine, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -90,3 +90,18 @@ def test_listen_dsn_leads_past_pgbouncer(stage: Stage, pooled: str) -> None:  # 
         stage.wait_for_success(stage.send("answer", str(number)), timeout=20)
     stage.finish(load)
     assert "no notifications" not in worker.output
+
+
+def test_schedules_tick_without_notifications(pooled: str, stage: Stage, spawn_cli: Callable[..., CommandLine]) -> None:
+    """Two schedulers that share the pooler's sessions: no lock and no LISTEN stays with a stranger."""
+    for _ in range(2):
+        spawn_cli("beat", env={"PGQUEUE_DSN": pooled}, cwd=REPOSITORY).expect("is ready")
+    stage.app.schedules.upsert("s", task="t", schedule="* * * * * *", check_task=False)
+    noted = "select count(*), count(distinct tick) from pgqueue.schedule_ticks"
+    wait_until(lambda: stage.query(noted)[0][0] >= 3, what="ticks come")
+    stage.app.schedules.remove("s")
+    held = "select count(*) from pg_locks where locktype = 'advisory' and classid = hashtext('pgqueue/scheduler')::oid"
+    assert stage.value(held) == 0
+    jobs = "select count(*), count(distinct headers ->> 'scheduled_for') from pgqueue.live_jobs where task = 't'"
+    (found,) = stage.query(jobs)
+    assert found[0] == found[1] >= 3

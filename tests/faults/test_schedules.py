@@ -12,8 +12,10 @@ import pytest
 from psycopg import sql
 
 from pgqueue import PgQueue
+from pgqueue.store.schema import migrate
 from pgqueue.store.statement import Queries
 from pgqueue.worker.scheduler import fire_batch
+from tests.support.cluster import Cluster
 from tests.support.process import REPOSITORY, CommandLine, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -177,6 +179,21 @@ def test_the_clocks_of_workers_do_not_matter(dsn: str, monkeypatch: pytest.Monke
         planned = "select next_run_at - now() between '0 s' and '1 minute' from pgqueue.schedules"
         assert connection.execute(planned).fetchone() == (True,)
         assert fire_batch(connection, QUERIES) == (0, 0)
+
+
+def test_ticks_go_on_after_the_server_was_gone(private_server: Cluster, spawn_cli: Callable[..., CommandLine]) -> None:
+    dsn = private_server.create_database("gone")
+    migrate(dsn)
+    with PgQueue("shop", dsn=dsn) as app:
+        app.schedules.upsert("s", task="t", schedule="* * * * * *", check_task=False)
+        spawn_cli("beat", env={"PGQUEUE_DSN": dsn}, cwd=REPOSITORY).expect("is ready")
+        wait_until(lambda: ticks(dsn, "s"), what="ticks come")
+        private_server.stop("immediate")
+        private_server.start()
+        before = len(ticks(dsn, "s"))
+        wait_until(lambda: len(ticks(dsn, "s")) > before + 1, what="ticks go on")
+    found = ticks(dsn, "s")
+    assert len(found) == len(set(found))
 
 
 def test_eight_schedulers_one_of_them_suspended(dsn: str, spawn_cli: Callable[..., CommandLine]) -> None:

@@ -234,6 +234,35 @@ def test_a_locked_schedule_is_left_to_whoever_holds_it(dsn: str, db: psycopg.Con
     assert fire_batch(db, QUERIES)[0] == 1
 
 
+def test_overlap_looks_at_the_last_job(db: psycopg.Connection[Any]) -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    for overlap in ("allow", "skip", "queue"):
+        upsert(db, overlap, every=timedelta(minutes=1), overlap=overlap)
+    db.execute("update pgqueue.schedules set anchor_at = %s", [begin])
+    db.execute("update pgqueue.schedules set plan_from = %s, wake_at = %s", [begin] * 2)
+
+    def look(seconds: float) -> dict[str, int]:
+        """Jobs by schedule, after a look so many seconds later."""
+        fire_batch(db, QUERIES, begin + timedelta(seconds=seconds))
+        counts = "select headers ->> 'schedule', count(*) from pgqueue.all_jobs group by 1"
+        return dict(db.execute(counts.encode()).fetchall())
+
+    assert look(0) == {}
+    assert look(60) == {"allow": 1, "skip": 1, "queue": 1}
+    assert look(120) == {"allow": 2, "skip": 1, "queue": 1}
+    assert look(180) == {"allow": 3, "skip": 1, "queue": 1}
+    db.execute(
+        "with ended as (delete from pgqueue.live_jobs returning *) insert into pgqueue.finished_jobs"
+        " (id, seq, enqueued_at, finished_at, delete_after, attempt, priority, lost, state, queue, task, headers)"
+        " select id, seq, enqueued_at, now(), 'infinity', 1, 0, 0, 'succeeded', queue, task, headers from ended"
+    )
+    assert look(185) == {"allow": 3, "skip": 1, "queue": 2}  # the one that waited, a tick of two minutes
+    assert look(240) == {"allow": 4, "skip": 2, "queue": 2}
+    skipped = "select s.name, count(*) from pgqueue.schedule_ticks k join pgqueue.schedules s on s.id = k.schedule_id"
+    rows = db.execute((skipped + " where k.job_id is null group by 1 order by 1").encode()).fetchall()
+    assert rows == [("queue", 1), ("skip", 2)]
+
+
 def test_a_look_goes_back_only_so_far(db: psycopg.Connection[Any]) -> None:
     upsert(db)
     db.execute("update pgqueue.schedules set wake_at = now() - interval '2 minutes'")
