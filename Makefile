@@ -24,9 +24,9 @@ check: $(STAMP) ## formatting, lint, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP) ## measure the bars beside their floors, under three minutes (LONG=1: all rows)
+bench: $(STAMP) ## measure the bars beside their floors, about three minutes (PART=workflows|schedules; LONG=1: all rows)
 	@$(COMPILE)
-	$(BIN)/python -m bench $(if $(LONG),--long)
+	$(BIN)/python -m bench $(if $(LONG),--long) $(if $(PART),--part $(PART))
 
 faults: $(STAMP) ## the fault tests again and longer (PGQUEUE_FAULTS_REPEAT, 10)
 	@$(COMPILE)

@@ -33,25 +33,32 @@ GROUPS = (
     Group("due", latencies.due, 40, 60),
     Group("held", pressure.held, 120, 1_800),
     Group("claim-cost", pressure.claim_cost, 90, 900),
-    Group("chords", workflows.chords, 60, 120),
-    Group("crowds", workflows.crowds, 90, 180),
-    Group("chains", workflows.chains, 60, 90),
-    Group("ticks", schedules.ticks, 90, 180),
-    Group("same-second", schedules.same_second, 60, 90),
-    Group("idle-schedules", schedules.idle, 90, 150),
+    Group("chords", workflows.chords, 60, 120, "workflows"),
+    Group("crowds", workflows.crowds, 90, 180, "workflows"),
+    Group("chains", workflows.chains, 60, 90, "workflows"),
+    Group("ticks", schedules.ticks, 90, 180, "schedules"),
+    Group("same-second", schedules.same_second, 60, 90, "schedules"),
+    Group("idle-schedules", schedules.idle, 90, 150, "schedules"),
     Group("idle", footprint.idle, 60, 120),
     Group("import", footprint.imports, 40, 60),
 )
+PARTS = ("jobs", "workflows", "schedules")
 
 
 def main() -> int:
     """Measure, print, write; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure pgqueue beside its bare floors.")
     parser.add_argument("--long", action="store_true", help="rows that need time or volume, in full size")
+    parser.add_argument("--part", choices=PARTS, help="rows of one part; without it all if --long, else jobs")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(group.name for group in GROUPS)}")
     parser.add_argument("--pg", type=int, default=18, help="major version of PostgreSQL (18)")
     options = parser.parse_args()
-    chosen = [group for group in GROUPS if not options.only or group.name in options.only]
+    part = options.part or (None if options.long or options.only else "jobs")
+    chosen = [
+        group
+        for group in GROUPS
+        if (not options.only or group.name in options.only) and (part is None or group.part == part)
+    ]
     if unknown := set(options.only or ()) - {group.name for group in GROUPS}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, _end)

@@ -31,12 +31,14 @@ class Group:
         measure: yields the figures.
         seconds: limit of the short run.
         long_seconds: limit of the long one.
+        part: for --part.
     """
 
     name: str
     measure: Callable[["Run"], Iterable[Figure]]
     seconds: float
     long_seconds: float
+    part: str = "jobs"
 
 
 class WorkerProcess:
