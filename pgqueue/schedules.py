@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -284,8 +284,6 @@ class Schedules:
         details: Mapping[str, Any],
     ) -> Statement[int]:
         definition = self.definitions.definition(name, task, every, args, kwargs, options, details)
-        if definition["once_at"] is not None and definition["once_at"] < datetime.now(UTC) - timedelta(minutes=1):
-            raise ValidationError("schedule: expected an instant in the future")
         return upsert_schedule(self._queries, definition)
 
     # running statements
@@ -377,4 +375,6 @@ def _refused(error: Exception) -> Exception:
         return error
     diagnostics = getattr(cause, "diag", None)
     message = str(getattr(diagnostics, "message_primary", None) or cause).splitlines()[0]
-    return UnknownTask(message) if message.startswith("task: ") else ValidationError(message)
+    if message.startswith("task: "):
+        return UnknownTask(message)
+    return ValidationError(message.replace("once_at: ", "schedule: ", 1) if message.startswith("once_at") else message)

@@ -713,7 +713,7 @@ begin
         v_problem := 'once_at: an instant is needed';
     elsif new.solar is not null and new.solar !~ '^(dawn_astronomical|dawn_nautical|dawn_civil|sunrise|solar_noon|sunset|dusk_civil|dusk_nautical|dusk_astronomical) -?\d{1,2}(\.\d+)? -?\d{1,3}(\.\d+)?$' then
         v_problem := 'solar: an event, latitude and longitude are needed, such as sunset 52.52 13.41';
-    elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$' or new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d' then
+    elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$' or (new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d' and new.timezone not in ('EST5EDT', 'CST6CDT', 'MST7MDT', 'PST8PDT')) then
         v_problem := 'timezone: a name such as Europe/Berlin is needed';
     elsif not isfinite(new.start_at) or not isfinite(new.end_at) or not isfinite(new.anchor_at) then
         v_problem := 'start_at, end_at, anchor_at: instants are needed';
@@ -951,6 +951,10 @@ begin
         select s.* into v_found from pgqueue.schedules s where s.name = v_entry.name for update;
         if v_found.id is not null and v_found.owner is distinct from p_owner then
             return query select v_entry.name, 'taken by ' || coalesce(v_found.owner, 'nobody''s code');
+            continue;
+        end if;
+        if v_entry.once_at < v_now - interval '1 minute' and v_found.declaration is distinct from v_entry.declaration then
+            return query select v_entry.name, 'over'::text;
             continue;
         end if;
         if v_found.id is null or v_found.declaration is distinct from v_entry.declaration then

@@ -227,12 +227,16 @@ class Scheduler:
         due = self._declare_at is not None and time.monotonic() >= self._declare_at
         if declared is None or not (due or worker_id != self._declared_as):
             return
-        said = run(
-            connection,
-            declare_schedules(
-                self._queries, declared.owner, declared.fingerprint, worker_id, declared.tasks, declared.entries
-            ),
+        statement = declare_schedules(
+            self._queries, declared.owner, declared.fingerprint, worker_id, declared.tasks, declared.entries
         )
+        try:
+            said = run(connection, statement)
+        except psycopg.DataError as error:
+            # Such as a time zone that the server does not know. What is in the table ticks on.
+            logger.error("the schedules of this code were left out: %s", (error.diag.message_primary or error))
+            self._declare_at, self._declared_as = None, worker_id
+            return
         older = said == [(None, "older")]
         if older and self._declare_at == 0.0:
             logger.warning("newer code of %s declared its schedules: those of this code are left out", declared.owner)

@@ -67,7 +67,7 @@ def test_backfill_counts_first(invoke: Invoke) -> None:
         (["add", "s", "t", "--at", "soon"], "is no instant"),
         (
             ["add", "s", "t", "--at", "2001-01-01T00:00:00", "--unchecked"],
-            "schedule: expected an instant in the future",
+            "schedule: an instant in the future is needed",
         ),
         (["add", "s", "t", "--every", "1m"], "task: 't' is registered neither here nor by any worker"),
         (["add", "s", "t", "--every", "1m", "-o", "[]"], "a JSON object is needed"),

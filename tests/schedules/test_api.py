@@ -65,7 +65,7 @@ def test_a_schedule_is_kept_as_it_was_given(shop: PgQueue) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"schedule": "61 * * * *"}, "schedule: minute"),
     ({"schedule": 0}, "schedule: expected an interval"),
-    ({"schedule": datetime(2020, 1, 1, tzinfo=UTC)}, "schedule: expected an instant in the future"),
+    ({"schedule": datetime(2020, 1, 1, tzinfo=UTC)}, "schedule: an instant in the future is needed"),
     ({"schedule": object()}, "schedule: expected cron text"),
     ({"timezone": "UTC+25"}, "timezone: "),
     ({"timezone": "Mars/Base"}, "timezone: "),

@@ -1,6 +1,7 @@
 """Schedules that code declares: whose they are, what a deployment does to them, what it must not do."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -238,6 +239,12 @@ def test_two_services_leave_each_other_alone(code: Callable[..., Code]) -> None:
         "b": ("bank", True),
         "both": ("shop", False),
     }
+
+
+def test_an_instant_that_has_passed_is_left_out(code: Callable[..., Code]) -> None:
+    shop = code(a=datetime(2026, 1, 1, tzinfo=UTC), b=1)
+    assert shop.start() == {"a": "over", "b": "added"}
+    assert shop.enabled() == {"b": True}
 
 
 def test_one_made_by_hand_is_not_taken_over(code: Callable[..., Code]) -> None:

@@ -234,6 +234,15 @@ def test_a_locked_schedule_is_left_to_whoever_holds_it(dsn: str, db: psycopg.Con
     assert fire_batch(db, QUERIES)[0] == 1
 
 
+@pytest.mark.parametrize(
+    "zone", ["EST5EDT", "Etc/GMT+5", "CET", "UTC", "America/Argentina/Buenos_Aires", "Asia/Kolkata"]
+)
+def test_time_zones_by_their_names(db: psycopg.Connection[Any], zone: str) -> None:
+    upsert(db, timezone=zone)
+    assert fire_batch(db, QUERIES) == (1, 0)
+    assert one(db, "select problem from pgqueue.schedules") is None
+
+
 def test_overlap_looks_at_the_last_job(db: psycopg.Connection[Any]) -> None:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     for overlap in ("allow", "skip", "queue"):

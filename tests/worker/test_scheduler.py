@@ -88,3 +88,20 @@ def test_wrong_declarations_end_the_start_in_one_line(start: Start, rows: Rows) 
         assert process.wait() == 2
         assert "schedule 'x': priority: expected a whole number from 0 to 9" in process.output.splitlines()[-1]
     assert schedules(rows) == []
+
+
+def test_what_the_server_refuses_of_the_code_stops_nothing_else(start: Start, rows: Rows) -> None:
+    """Python may know a time zone that the server does not."""
+    rows.execute("select pgqueue.upsert_schedule('by hand', 'scheduled.note', '* * * * * *', check_task => false)")
+    unknown = {"x": {"task": "scheduled.note", "schedule": "* * * * *", "timezone": "Factory"}}
+    rows.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$begin raise 'timezone: unknown here' using errcode = '22023'; end$$"
+    )
+    rows.execute(
+        "create trigger refuse before insert on pgqueue.schedules for each row when (new.timezone = 'Factory')"
+        " execute function refuse()"
+    )
+    beat = start("beat", schedules=unknown)
+    beat.expect("the schedules of this code were left out: timezone: unknown here")
+    wait_until(lambda: rows.execute("select id from pgqueue.live_jobs"), what="the other one ticks")
