@@ -95,7 +95,8 @@ def test_the_report_is_about_all_files(dsn: str, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "broken.py").write_text("print 'hello'\n")
     with files.app:
         sent = files.index([*sorted((REPOSITORY / "examples").rglob("*.py")), tmp_path / "broken.py"])
-        with files.app.worker(pool="threads", concurrency=4):
+        # One thread: in several at a time CPython 3.11 fails now and then ("AST constructor recursion depth mismatch").
+        with files.app.worker(pool="threads", concurrency=1):
             report = sent.get(timeout=30)
         assert report["broken"] == 1
         assert report["files"] > 4
