@@ -323,7 +323,8 @@ begin
     with recursive below as (
         select unnest(p_ids) as id
         union
-        select e.child_id from below b join pgqueue.workflow_edges e on e.parent_id = b.id
+        select e.child_id from below b
+        cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = b.id offset 0) e
     )
     select array_agg(b.id) into v_ids from below b;
     perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
