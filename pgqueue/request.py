@@ -32,6 +32,7 @@ class Request:
         attempt: starts of the job so far, this one included.
         root_id, parent_id: the job at the origin of this one, and the one that enqueued it.
         eta, expires: aware UTC datetimes, or None.
+        scheduled_for: the planned instant of the schedule's tick, or None.
         hostname: name of the worker.
         called_directly: True outside of a worker.
         is_eager: True under apply() and task_always_eager.
