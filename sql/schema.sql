@@ -927,7 +927,8 @@ begin
 
     select d.* into v_newest from pgqueue.schedule_declarations d where d.owner = p_owner order by d.declared_at desc limit 1;
     if v_newest.fingerprint <> p_fingerprint
-       and exists (select from pgqueue.schedule_declarations d where d.owner = p_owner and d.fingerprint = p_fingerprint)
+       and (json_array_length(p_entries) = 0
+            or exists (select from pgqueue.schedule_declarations d where d.owner = p_owner and d.fingerprint = p_fingerprint))
        and exists (select from pgqueue.workers w
                    where w.schedules = p_owner || '/' || v_newest.fingerprint
                      and coalesce(w.stopped_at + interval '1 minute', w.heartbeat_at + interval '10 minutes') > v_now) then

@@ -495,6 +495,7 @@ end $$;
 -- What the code declares ---------------------------------------------------------------------------------------------
 -- The newest set of an application counts. A set that was replaced does not come back while workers of its successor live,
 -- or lived minutes ago: an old worker that starts again in the middle of a deployment changes nothing.
+-- The same holds for code that declares nothing: it may be another part of the application.
 
 create function pgqueue.declare_schedules(p_owner text, p_fingerprint text, p_worker_id bigint, p_tasks text[], p_entries json)
 returns table (schedule text, outcome text)
@@ -518,7 +519,8 @@ begin
 
     select d.* into v_newest from pgqueue.schedule_declarations d where d.owner = p_owner order by d.declared_at desc limit 1;
     if v_newest.fingerprint <> p_fingerprint
-       and exists (select from pgqueue.schedule_declarations d where d.owner = p_owner and d.fingerprint = p_fingerprint)
+       and (json_array_length(p_entries) = 0
+            or exists (select from pgqueue.schedule_declarations d where d.owner = p_owner and d.fingerprint = p_fingerprint))
        and exists (select from pgqueue.workers w
                    where w.schedules = p_owner || '/' || v_newest.fingerprint
                      and coalesce(w.stopped_at + interval '1 minute', w.heartbeat_at + interval '10 minutes') > v_now) then

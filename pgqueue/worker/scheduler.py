@@ -239,7 +239,7 @@ class Scheduler:
             return
         older = said == [(None, "older")]
         if older and self._declare_at == 0.0:
-            logger.warning("newer code of %s declared its schedules: those of this code are left out", declared.owner)
+            logger.warning("newer or other code of %s declares its schedules; this code changes none", declared.owner)
         self._declare_at = time.monotonic() + DECLARE_AGAIN_SECONDS if older else None
         self._declared_as = worker_id
         for name, outcome in () if older else said:

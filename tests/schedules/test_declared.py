@@ -228,6 +228,16 @@ def test_after_a_rollback_the_older_code_is_in_force_again(code: Callable[..., C
     assert old.start() == {"b": "resumed", "c": "paused"}
 
 
+def test_code_that_declares_nothing_pauses_nothing_while_the_other_lives(code: Callable[..., Code]) -> None:
+    """It may be another part of the same application; when it is all that is left, the schedules left the code."""
+    first, other = code(a=1), code()
+    first.start()
+    assert other.start() == {None: "older"}
+    assert first.enabled() == {"a": True}
+    first.stop("2 minutes")
+    assert other.start() == {"a": "paused"}
+
+
 def test_two_services_leave_each_other_alone(code: Callable[..., Code]) -> None:
     shop, bank = code("shop", a=1, both=1), code("bank", b=1, both=2)
     assert shop.start() == {"a": "added", "both": "added"}

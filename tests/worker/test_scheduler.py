@@ -76,7 +76,7 @@ def test_a_deployment_pauses_what_left_the_code_and_says_so(start: Start, rows: 
     new = start("worker", "-P", "threads", schedules=YEARLY)
     new.expect("schedule 'gone' is no longer declared by scheduled: paused")
     again = start("worker", "-P", "threads", schedules={**YEARLY, "gone": {"task": "scheduled.note", "schedule": 3600}})
-    again.expect("newer code of scheduled declared its schedules")
+    again.expect("newer or other code of scheduled declares its schedules")
     assert schedules(rows) == [("gone", False), ("yearly", True)]
     old.kill_all()
 
