@@ -58,6 +58,7 @@ def ticks(dsn: str, name: str) -> list[datetime]:
     return [row[0].astimezone(UTC) for row in rows]
 
 
+@pytest.mark.timeout(600)
 def test_a_day_of_seconds_with_schedulers_killed_and_stopped(dsn: str, spawn: Callable[..., CommandLine]) -> None:
     """86,400 ticks in simulated time: each exactly once, in the order of their time."""
     simulate(dsn, "seconds", every="1 second", catch_up="all", catch_up_limit=10_000)
@@ -77,7 +78,7 @@ def test_a_day_of_seconds_with_schedulers_killed_and_stopped(dsn: str, spawn: Ca
             now = min(START + DAY, now + timedelta(seconds=dice.choice([1, 7, 60, 300, 900])))
             clock.execute("update simulated set now = %s", [now])
             # What is made up for has a limit; nothing here may lag behind by so much.
-            wait_until(lambda: dealt_with(clock) > now - timedelta(hours=2), what="schedulers keep up")  # noqa: B023
+            wait_until(lambda: dealt_with(clock) > now - timedelta(hours=2), timeout=120, what="schedulers keep up")  # noqa: B023
             fate = dice.random()
             if fate < 0.05:
                 victim = running.pop(dice.randrange(len(running)))
@@ -95,7 +96,7 @@ def test_a_day_of_seconds_with_schedulers_killed_and_stopped(dsn: str, spawn: Ca
             stopped = [each for each in stopped if each in running]
         for each in stopped:
             each.send_signal(signal.SIGCONT)
-        wait_until(lambda: dealt_with(clock) == now, what="the day is over")
+        wait_until(lambda: dealt_with(clock) == now, timeout=120, what="the day is over")
     assert killed > 3
     assert paused > 3
     assert ticks(dsn, "seconds") == [START + timedelta(seconds=n) for n in range(1, 86_401)]
