@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pgqueue.client import Client
 from pgqueue.config import Conf
 from pgqueue.errors import PgQueueError, ValidationError
-from pgqueue.option_values import instant, seconds
+from pgqueue.option_values import instant, seconds, short
 from pgqueue.recurrence import Timing, crontab, schedule, timing_of
 from pgqueue.task import Task
 
@@ -102,7 +102,7 @@ class Definitions:
             raise ValidationError(f"{unknown[0]}: there is no such option; known are {', '.join(sorted(_DETAILS))}")
         if not isinstance(name, str) or not 0 < len(name) <= 255 or not name.isprintable():
             raise ValidationError(f"name: expected 1 to 255 printable characters, got {str(name)[:60]!r}")
-        zone_name = details.get("timezone") or self._conf.timezone
+        zone_name = self._conf.timezone if details.get("timezone") is None else details["timezone"]
         zone = ZoneInfo(checked("timezone", _zone, zone_name))
         timing: Timing = checked("schedule", timing_of, every, zone.key)
         found: dict[str, Any] = {
@@ -123,6 +123,8 @@ class Definitions:
         found["catch_up_limit"] = checked("catch_up_limit", _count, details.get("catch_up_limit", 100))
         deadline = details.get("starting_deadline")
         found["starting_deadline"] = None if deadline is None else checked("starting_deadline", seconds, deadline, 1)
+        if not (details.get("enabled") is None or isinstance(details["enabled"], bool)):
+            raise ValidationError(f"enabled: True or False is needed, got {short(details['enabled'])}")
         found["enabled"] = details.get("enabled")
         found["check_task"] = details.get("check_task", True) and found["task"] not in self._tasks
         return {**found, **self._call(found["task"], args, kwargs or {}, options or {})}

@@ -15,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pgqueue.cron import check_expression, cron_for
+from pgqueue.option_values import instant
 
 __all__ = ["Timing", "crontab", "schedule", "solar", "timing_of"]
 
@@ -270,7 +271,8 @@ class Timing:
 
         However many there were: a second's ticks of a year are not walked through.
         """
-        width = max(timedelta(seconds=1), timedelta(seconds=self.every or 1) * count)
+        whole = max(until - after, timedelta(seconds=1))
+        width = timedelta(seconds=min(max((self.every or 1) * count, 1), whole.total_seconds()))
         while True:
             low = max(after, until - width)
             found = self._some(low, until, count)
@@ -328,7 +330,7 @@ def timing_of(value: Any, zone: str) -> Timing:
         timing = Timing(cron=check_expression(value), timezone=zone)
     elif isinstance(value, datetime):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=ZoneInfo(zone))
-        timing = Timing(once_at=aware.astimezone(UTC), timezone=zone)
+        timing = Timing(once_at=instant(aware, ZoneInfo(zone)), timezone=zone)
     elif isinstance(value, crontab):
         timing = Timing(cron=value.expression, match_both_days=True, timezone=zone)
     elif isinstance(value, solar):

@@ -232,14 +232,18 @@ begin
     elsif new.every is not null and (extract(year from new.every) <> 0 or extract(month from new.every) <> 0
                                      or new.every not between interval '0.1 seconds' and interval '3660 days') then
         v_problem := 'every: 0.1 seconds to 3660 days are possible, months are not; use cron';
-    elsif new.once_at is not null and not isfinite(new.once_at) then
-        v_problem := 'once_at: an instant is needed';
+    elsif new.once_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'once_at: an instant between the years 1970 and 9000 is needed';
     elsif new.solar is not null and new.solar !~ '^(dawn_astronomical|dawn_nautical|dawn_civil|sunrise|solar_noon|sunset|dusk_civil|dusk_nautical|dusk_astronomical) -?\d{1,2}(\.\d+)? -?\d{1,3}(\.\d+)?$' then
         v_problem := 'solar: an event, latitude and longitude are needed, such as sunset 52.52 13.41';
     elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$' or (new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d' and new.timezone not in ('EST5EDT', 'CST6CDT', 'MST7MDT', 'PST8PDT')) then
         v_problem := 'timezone: a name such as Europe/Berlin is needed';
-    elsif not isfinite(new.start_at) or not isfinite(new.end_at) or not isfinite(new.anchor_at) then
-        v_problem := 'start_at, end_at, anchor_at: instants are needed';
+    elsif new.start_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'start_at: an instant between the years 1970 and 9000 is needed';
+    elsif new.end_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'end_at: an instant between the years 1970 and 9000 is needed';
+    elsif new.anchor_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'anchor_at: an instant between the years 1970 and 9000 is needed';
     elsif new.end_at < new.start_at then
         v_problem := 'end_at: it is before start_at';
     elsif new.jitter is null or new.jitter not between interval '0' and interval '1 day' then
@@ -385,7 +389,11 @@ declare
     v_id bigint;
     v_job uuid := pgqueue.new_job_id();
 begin
-    update pgqueue.schedules s set last_job_id = v_job where s.name = run_schedule.name returning s.id into v_id;
+    -- One that still runs keeps its place: ticks that may not overlap wait for it.
+    update pgqueue.schedules s set last_job_id = case
+            when s.overlap <> 'allow' and exists (select from pgqueue.live_jobs j where j.id = s.last_job_id) then s.last_job_id
+            else v_job end
+    where s.name = run_schedule.name returning s.id into v_id;
     if v_id is null then
         return null;
     end if;
@@ -442,6 +450,10 @@ declare
     v_now timestamptz := coalesce(p_now, clock_timestamp());
 begin
     perform set_config('idle_in_transaction_session_timeout', '5000', true);
+    -- One that falls silent in the middle of a message is not idle.
+    if current_setting('server_version_num')::integer >= 170000 then
+        perform set_config('transaction_timeout', '30000', true);
+    end if;
     return query
     select s.id, s.name, s.cron, extract(epoch from s.every)::double precision, s.once_at, s.solar, s.match_both_days, s.timezone,
            s.start_at, s.end_at, coalesce(s.anchor_at, s.start_at, s.created_at), s.catch_up, s.catch_up_limit,

@@ -9,7 +9,7 @@ __all__ = ["move"]
 
 SKIP_DEADLINE = 60.0  # seconds a tick of catch_up "skip" may be late
 LOOK_AGAIN = timedelta(seconds=1)  # while a tick waits for the end of the last job
-MISSING_LIBRARY = timedelta(minutes=1)
+TRY_AGAIN = timedelta(minutes=1)  # or another scheduler does, which may have what is missing here
 _MICROSECOND = timedelta(microseconds=1)
 _TOLERANCE = timedelta(minutes=1)
 
@@ -19,12 +19,11 @@ def move(row: DueRow) -> Move:
     try:
         return _move(row)
     except ImportError as error:
-        # Another scheduler may have it.
         problem = f"{error}: install pgqueue[solar] where schedulers run"
-        return Move(row.id, None, None, row.queued_at, row.now + MISSING_LIBRARY, problem)
+        return Move(row.id, None, None, row.queued_at, row.now + TRY_AGAIN, problem)
     except Exception as error:
         # Whatever is wrong with one schedule, the others tick.
-        return Move(row.id, None, None, row.queued_at, None, f"cannot be planned: {error}"[:500])
+        return Move(row.id, None, None, row.queued_at, row.now + TRY_AGAIN, f"cannot be planned: {error}"[:500])
 
 
 def _move(row: DueRow) -> Move:

@@ -172,6 +172,8 @@ class Scheduler:
 
     def _look(self, connection: psycopg.Connection[Any]) -> None:
         """Deal with what is due, then sleep."""
+        if self._edited:
+            self._clear_at = None  # the edit's transaction may have begun long ago
         self._edited = False
         now, window = time.monotonic(), None
         if self._clear_at is not None and now - self._clear_at < FULL_LOOK_SECONDS:

@@ -111,11 +111,29 @@ def test_a_clock_that_went_back_repeats_no_tick() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"cron": "61 * * * *"}, {"timezone": "Mars/Base"}, {"cron": "0 0 30 2 1"}])
-def test_what_cannot_be_planned_is_parked_with_its_reason(changes: dict[str, Any]) -> None:
+def test_what_cannot_be_planned_here_is_tried_again_and_has_its_reason(changes: dict[str, Any]) -> None:
     made = move(row(next_run_at=None, **changes))
     if changes.get("cron") == "0 0 30 2 1":
         assert made.problem is None  # the weekday alone is enough
     else:
-        assert made.wake is None
+        assert made.wake == row().now + MINUTE
         assert made.problem is not None
         assert made.problem.startswith("cannot be planned: ")
+
+
+def test_very_long_intervals_are_caught_up_with() -> None:
+    begin = NOON - timedelta(days=9_000)
+    made = move(
+        row(
+            every=300 * 86_400.0,
+            cron=None,
+            catch_up="all",
+            catch_up_limit=10_000,
+            plan_from=begin,
+            anchor_at=begin,
+            next_run_at=begin + timedelta(days=300),
+            last_run_at=None,
+        )
+    )
+    assert made.problem is None
+    assert len(made.ticks) == 30

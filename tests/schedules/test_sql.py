@@ -2,11 +2,11 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
 from pgqueue.cron import check_expression
@@ -314,3 +314,27 @@ def test_an_upsert_keeps_a_pause_unless_it_says_otherwise(db: psycopg.Connection
     assert one(db, "select enabled, cron from pgqueue.schedules") == (False, "0 * * * *")
     upsert(db, cron="0 * * * *", enabled=True)
     assert one(db, "select enabled from pgqueue.schedules") is True
+
+
+@pytest.mark.parametrize("column", ["start_at", "end_at", "anchor_at"])
+@pytest.mark.parametrize("instant", ["99999-01-01", "0044-01-01 BC", "infinity"])
+def test_an_instant_that_python_cannot_hold_is_refused(
+    conn: psycopg.Connection[Any], column: LiteralString, instant: str
+) -> None:
+    statement = sql.SQL("insert into pgqueue.schedules (name, task, every, {}) values ('s', 't', '1 hour', %s)")
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=f"{column}: an instant between the years 1970 and 9000"
+    ):
+        conn.execute(statement.format(sql.Identifier(column)), [instant])
+    conn.rollback()
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="once_at: an instant between"):
+        conn.execute("insert into pgqueue.schedules (name, task, once_at) values ('s', 't', %s)", [instant])
+    conn.rollback()
+
+
+def test_a_run_by_hand_does_not_let_ticks_overlap(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("insert into pgqueue.schedules (name, task, every, overlap) values ('s', 't', '1 hour', 'skip')")
+    first = conn.execute("select pgqueue.run_schedule('s')").fetchone()
+    second = conn.execute("select pgqueue.run_schedule('s')").fetchone()
+    assert first != second
+    assert conn.execute("select last_job_id from pgqueue.schedules").fetchone() == first
