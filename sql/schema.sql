@@ -521,9 +521,6 @@ begin
     update pgqueue.live_jobs j set
         state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null, progress = null
     where j.id = p_id;
-    if v_job.cancel_asked then
-        perform pgqueue.cancel_jobs(array[p_id], false, p_keep);
-    end if;
     return v_job.workflow_id;
 end $function$;
 
@@ -709,14 +706,18 @@ begin
     elsif new.every is not null and (extract(year from new.every) <> 0 or extract(month from new.every) <> 0
                                      or new.every not between interval '0.1 seconds' and interval '3660 days') then
         v_problem := 'every: 0.1 seconds to 3660 days are possible, months are not; use cron';
-    elsif new.once_at is not null and not isfinite(new.once_at) then
-        v_problem := 'once_at: an instant is needed';
+    elsif new.once_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'once_at: an instant between the years 1970 and 9000 is needed';
     elsif new.solar is not null and new.solar !~ '^(dawn_astronomical|dawn_nautical|dawn_civil|sunrise|solar_noon|sunset|dusk_civil|dusk_nautical|dusk_astronomical) -?\d{1,2}(\.\d+)? -?\d{1,3}(\.\d+)?$' then
         v_problem := 'solar: an event, latitude and longitude are needed, such as sunset 52.52 13.41';
     elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$' or (new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d' and new.timezone not in ('EST5EDT', 'CST6CDT', 'MST7MDT', 'PST8PDT')) then
         v_problem := 'timezone: a name such as Europe/Berlin is needed';
-    elsif not isfinite(new.start_at) or not isfinite(new.end_at) or not isfinite(new.anchor_at) then
-        v_problem := 'start_at, end_at, anchor_at: instants are needed';
+    elsif new.start_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'start_at: an instant between the years 1970 and 9000 is needed';
+    elsif new.end_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'end_at: an instant between the years 1970 and 9000 is needed';
+    elsif new.anchor_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+        v_problem := 'anchor_at: an instant between the years 1970 and 9000 is needed';
     elsif new.end_at < new.start_at then
         v_problem := 'end_at: it is before start_at';
     elsif new.jitter is null or new.jitter not between interval '0' and interval '1 day' then
@@ -999,6 +1000,10 @@ declare
     v_now timestamptz := coalesce(p_now, clock_timestamp());
 begin
     perform set_config('idle_in_transaction_session_timeout', '5000', true);
+    -- One that falls silent in the middle of a message is not idle.
+    if current_setting('server_version_num')::integer >= 170000 then
+        perform set_config('transaction_timeout', '30000', true);
+    end if;
     return query
     select s.id, s.name, s.cron, extract(epoch from s.every)::double precision, s.once_at, s.solar, s.match_both_days, s.timezone,
            s.start_at, s.end_at, coalesce(s.anchor_at, s.start_at, s.created_at), s.catch_up, s.catch_up_limit,
@@ -1313,6 +1318,13 @@ begin
         perform pgqueue.advance_from(v_outside, p_ids, v_now + p_keep);
     end if;
     perform pgqueue.release_at_once(p_workflow_id, p_ids, p_waits, p_runs, v_now + p_keep);
+    if p_existing then
+        -- A job that was asked to stop when it let these steps take its place.
+        v_outside := array (
+            select j.id from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id
+            where e.parent_id = any (p_ids) and j.cancel_asked and j.state || '' = 'waiting');
+        perform pgqueue.cancel_jobs(v_outside || p_ids, true, p_keep) where v_outside <> '{}';
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.ensure_partitions(p_days integer)
@@ -1515,7 +1527,8 @@ CREATE OR REPLACE FUNCTION pgqueue.is_finished(p_id uuid)
  SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 begin
-    return exists (select from pgqueue.finished_jobs f where f.id = p_id);
+    return exists (select from pgqueue.finished_jobs f where f.id = p_id)
+        or exists (select from pgqueue.workflow_results r where r.job_id = p_id);
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.is_refusal(p_state text, p_result json)
@@ -2064,12 +2077,12 @@ begin
         where j.id = any (v_workflow.job_ids) and j.state || '' <> 'waiting' order by j.id for update;
         perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
         with recursive again as (
-            select r.job_id from pgqueue.workflow_results r
+            select r.job_id, false as undone from pgqueue.workflow_results r
             where r.job_id = any (p_ids) and r.workflow_id = v_workflow.id
             union
-            select n.job_id
+            select n.job_id, n.undone
             from again a cross join lateral (
-                select r.job_id
+                select r.job_id, false as undone
                 from pgqueue.workflow_edges e
                 join pgqueue.workflow_results r on r.job_id = e.child_id
                 join pgqueue.workflow_joins j on j.job_id = r.job_id
@@ -2077,17 +2090,22 @@ begin
                   and (j.state = 'ended' and (j.run is null or j.run not in ('wait', 'sleep') or r.state <> 'succeeded')
                        or j.inputs = 'error' or j.compensates is not null)
                 union all
-                select r.job_id
+                select r.job_id, true
                 from pgqueue.workflow_joins c
                 join pgqueue.workflow_results u on u.job_id = c.job_id and u.state = 'succeeded'
                 join pgqueue.workflow_results r on r.job_id = c.compensates
-                where c.job_id = a.job_id) n
+                where c.job_id = a.job_id
+                union all  -- a part of several steps is undone whole: those without a name behind its last one
+                select r.job_id, true
+                from pgqueue.workflow_edges e
+                join pgqueue.workflow_results r on r.job_id = e.parent_id and r.step is null
+                where a.undone and e.workflow_id = v_workflow.id and e.child_id = a.job_id and e.kind <> 'error') n
         )
-        select array_agg(job_id order by job_id) into v_again from again;
+        select array_agg(distinct job_id order by job_id) into v_again from again;
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
             state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
-            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null
+            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = e.cause_id
         from (
             select unnest(v_again)
             union  -- those that still wait, and had counted these steps
@@ -2095,7 +2113,10 @@ begin
             where e.parent_id = any (v_again) and c.state = 'waiting') n (id)
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
-                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused
+                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
+                   -- A parent that stays as it is still stops it.
+                   (array_agg(r.job_id order by e.position) filter (where e.kind <> 'error' and e.policy = 'stop'
+                        and r.state in ('failed', 'cancelled', 'expired')))[1] as cause_id
             from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
             where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
         where j.job_id = n.id;
@@ -2185,7 +2206,11 @@ declare
     v_id bigint;
     v_job uuid := pgqueue.new_job_id();
 begin
-    update pgqueue.schedules s set last_job_id = v_job where s.name = run_schedule.name returning s.id into v_id;
+    -- One that still runs keeps its place: ticks that may not overlap wait for it.
+    update pgqueue.schedules s set last_job_id = case
+            when s.overlap <> 'allow' and exists (select from pgqueue.live_jobs j where j.id = s.last_job_id) then s.last_job_id
+            else v_job end
+    where s.name = run_schedule.name returning s.id into v_id;
     if v_id is null then
         return null;
     end if;

@@ -179,7 +179,8 @@ create function pgqueue.is_finished(p_id uuid) returns boolean
 language plpgsql set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 begin
-    return exists (select from pgqueue.finished_jobs f where f.id = p_id);
+    return exists (select from pgqueue.finished_jobs f where f.id = p_id)
+        or exists (select from pgqueue.workflow_results r where r.job_id = p_id);
 end $$;
 
 create function pgqueue.enqueue_job(

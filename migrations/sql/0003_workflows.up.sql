@@ -151,6 +151,13 @@ begin
         perform pgqueue.advance_from(v_outside, p_ids, v_now + p_keep);
     end if;
     perform pgqueue.release_at_once(p_workflow_id, p_ids, p_waits, p_runs, v_now + p_keep);
+    if p_existing then
+        -- A job that was asked to stop when it let these steps take its place.
+        v_outside := array (
+            select j.id from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id
+            where e.parent_id = any (p_ids) and j.cancel_asked and j.state || '' = 'waiting');
+        perform pgqueue.cancel_jobs(v_outside || p_ids, true, p_keep) where v_outside <> '{}';
+    end if;
 end $$;
 
 -- running -> waiting: a job that lets another step give its result. Returns its workflow, one of its own if it had none,
@@ -182,9 +189,6 @@ begin
     update pgqueue.live_jobs j set
         state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null, progress = null
     where j.id = p_id;
-    if v_job.cancel_asked then
-        perform pgqueue.cancel_jobs(array[p_id], false, p_keep);
-    end if;
     return v_job.workflow_id;
 end $$;
 
@@ -726,12 +730,12 @@ begin
         where j.id = any (v_workflow.job_ids) and j.state || '' <> 'waiting' order by j.id for update;
         perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
         with recursive again as (
-            select r.job_id from pgqueue.workflow_results r
+            select r.job_id, false as undone from pgqueue.workflow_results r
             where r.job_id = any (p_ids) and r.workflow_id = v_workflow.id
             union
-            select n.job_id
+            select n.job_id, n.undone
             from again a cross join lateral (
-                select r.job_id
+                select r.job_id, false as undone
                 from pgqueue.workflow_edges e
                 join pgqueue.workflow_results r on r.job_id = e.child_id
                 join pgqueue.workflow_joins j on j.job_id = r.job_id
@@ -739,17 +743,22 @@ begin
                   and (j.state = 'ended' and (j.run is null or j.run not in ('wait', 'sleep') or r.state <> 'succeeded')
                        or j.inputs = 'error' or j.compensates is not null)
                 union all
-                select r.job_id
+                select r.job_id, true
                 from pgqueue.workflow_joins c
                 join pgqueue.workflow_results u on u.job_id = c.job_id and u.state = 'succeeded'
                 join pgqueue.workflow_results r on r.job_id = c.compensates
-                where c.job_id = a.job_id) n
+                where c.job_id = a.job_id
+                union all  -- a part of several steps is undone whole: those without a name behind its last one
+                select r.job_id, true
+                from pgqueue.workflow_edges e
+                join pgqueue.workflow_results r on r.job_id = e.parent_id and r.step is null
+                where a.undone and e.workflow_id = v_workflow.id and e.child_id = a.job_id and e.kind <> 'error') n
         )
-        select array_agg(job_id order by job_id) into v_again from again;
+        select array_agg(distinct job_id order by job_id) into v_again from again;
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
             state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
-            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = null
+            skipped = case when e.refused then j.total else coalesce(e.skipped, 0) end, cause_id = e.cause_id
         from (
             select unnest(v_again)
             union  -- those that still wait, and had counted these steps
@@ -757,7 +766,10 @@ begin
             where e.parent_id = any (v_again) and c.state = 'waiting') n (id)
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
-                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused
+                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
+                   -- A parent that stays as it is still stops it.
+                   (array_agg(r.job_id order by e.position) filter (where e.kind <> 'error' and e.policy = 'stop'
+                        and r.state in ('failed', 'cancelled', 'expired')))[1] as cause_id
             from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
             where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
         where j.job_id = n.id;

@@ -50,6 +50,11 @@ class Graph:
         self._edges += [NewEdge(self.ids[one], job.id, len(after) + n, other) for n, (one, other) in enumerate(also)]
         return self
 
+    def name_none(self, name: str) -> "Graph":
+        """Let a step be one of a part of several, which has no name of its own."""
+        self._steps = [one._replace(name=None) if one.name == name else one for one in self._steps]
+        return self
+
     def enqueue(self, deadline_in: float | None = None) -> "Graph":
         workflow = NewWorkflow(self.id, self._steps, self._edges, "graph", deadline_in, self.ids.values())
         workflow.check()
@@ -602,3 +607,48 @@ def test_a_rollback_leaves_nothing(graph: Graph) -> None:
 
 def _make_due(graph: Graph, name: str) -> None:
     graph.store.rows("update pgqueue.live_jobs set run_at = clock_timestamp() where id = %s", [graph.ids[name]])
+
+
+def test_the_id_of_a_step_is_taken_as_long_as_its_workflow_is_kept(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).enqueue()
+    graph.run()
+    store = graph.store
+    store.run(jobs.forget_job(store.queries, graph.ids["a"]))
+    again = NewJob(id=graph.ids["a"], task="t", queue="default", own_id=True)
+    assert store.run(jobs.insert_job(store.queries, again)) is False
+
+
+def test_a_part_that_was_undone_runs_again_whole(graph: Graph) -> None:
+    graph.step("first").step("pay", ["first"]).step("ship", ["pay"])
+    graph.step("settle", ["first", "pay", "ship"], run="settle", kind="order", policy="ignore")
+    graph.step("refund", ["settle"], kind="order", policy="ignore", compensates="pay")
+    graph.name_none("first").enqueue()
+    assert graph.run(failing=["ship"]) == ["first", "pay", "ship", "refund"]
+    store = graph.store
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == ["first", "pay", "ship"]
+    assert graph.state == "succeeded"
+
+
+def test_one_of_two_failed_parents_revived_does_not_release_the_join(graph: Graph) -> None:
+    graph.step("a").step("b").step("body", ["a", "b"], inputs="list").enqueue()
+    graph.run(failing=["a", "b"])
+    store = graph.store
+    store.run(jobs.revive_jobs(store.queries, [graph.ids["a"]]))
+    assert graph.run() == ["a"]
+    assert graph.states == {"a": "succeeded", "b": "failed", "body": "failed"}
+    store.run(jobs.revive_jobs(store.queries, [graph.ids["b"]]))
+    assert graph.run() == ["b", "body"]
+    assert json.loads(graph.outcome("body")[0]) == "body"
+
+
+def test_a_job_asked_to_stop_that_is_replaced_is_cancelled_with_what_replaces_it(graph: Graph) -> None:
+    graph.step("a").enqueue()
+    store = graph.store
+    a = graph.claim()["a"]
+    store.run(jobs.cancel_jobs(store.queries, [a.job.id], True, 60))
+    stand_in = NewJob(new_job_id(), "t", "default")
+    made = NewWorkflow(new_job_id(), [NewStep(stand_in)], [])
+    replacement = {**workflows.workflow_parameters(made, 60, existing=True), "last_id": stand_in.id}
+    assert store.run(workflows.replace_job(store.queries, a.job.id, a.token, replacement)) == []
+    assert store.states([a.job.id, stand_in.id]) == ["cancelled", "cancelled"]
