@@ -92,7 +92,7 @@ class Stage:
         """Run one statement and commit; its rows."""
         while True:
             if self._connection is None or self._connection.closed:
-                self._connection = psycopg.connect(self.dsn, autocommit=True, application_name="stage")
+                self._connection = self._connect()
             try:
                 cursor = self._connection.execute(statement.encode(), params or None)
             except psycopg.OperationalError:
@@ -100,6 +100,21 @@ class Stage:
                     raise
                 continue  # the test has stopped the server in between
             return cursor.fetchall() if cursor.description else []
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection, as soon as the server has one left: the workers of a test may hold them all for a moment."""
+        made: list[psycopg.Connection[tuple[Any, ...]]] = []
+
+        def connected() -> bool:
+            try:
+                made.append(psycopg.connect(self.dsn, autocommit=True, application_name="stage"))
+            except psycopg.OperationalError as error:
+                if "too many clients" not in str(error):
+                    raise
+            return bool(made)
+
+        wait_until(connected, 30, what="the server has a connection left")
+        return made[0]
 
     def close(self) -> None:
         """Close what it has open."""

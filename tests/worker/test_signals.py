@@ -1,5 +1,6 @@
 """Signals that interrupt one another."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in HANDLED}
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -60,3 +62,32 @@ def test_hup_starts_anew_and_quit_does_not_wait() -> None:
     assert ended.wait(30)
     assert told == ["pgqueue worker: starting anew when running jobs have finished", "asked", "asked", "asked"]
     assert signals.restart
+
+
+def test_a_signal_comes_through_while_the_main_thread_waits() -> None:
+    """The main thread of a worker waits without running Python, and a signal may reach another thread."""
+    ended = threading.Event()
+    Signals(ended.set, 25, lambda line: None)
+    sender = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+    sender.start()
+    assert ended.wait(30)
+    sender.join()
+
+
+def test_what_a_task_forks_answers_its_own_signals() -> None:
+    told: list[str] = []
+    Signals(lambda: told.append("asked"), 25, told.append)
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+
+    def work() -> None:
+        ready.set()
+        signal.pause()
+
+    child = fork.Process(target=work, daemon=True)
+    child.start()
+    assert ready.wait(30)
+    child.terminate()
+    child.join(30)
+    assert child.exitcode == -signal.SIGTERM
+    assert told == []
