@@ -143,8 +143,9 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
         check_size(len(members))
         builder.begin_group(own_id)
         each = (builder.spread(feed) if len(members) > 1 else feed)._replace(result=None)
-        if not any(share or task.options or type(task) is not Signature for task, share in members):
-            results = builder.add_members([task for task, _ in members], each, own_id)
+        common = members[0][1]
+        if not any(share != common or task.options or type(task) is not Signature for task, share in members):
+            results = builder.add_members([task for task, _ in members], each, common, own_id)
             if results is not None:
                 found: GroupResult[Any] = GroupResult(own_id, results, feed.result)
                 return Built(Feed("list", tuple(one.job_id for one in results), result=found), found)

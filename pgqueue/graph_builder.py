@@ -20,6 +20,8 @@ __all__ = ["Built", "Feed", "GraphBuilder", "Link"]
 AnyResult = AsyncResult[Any] | GroupResult[Any]
 _OF_OTHERS = frozenset({"link", "link_error", "connection", "on_duplicate"})
 _OF_A_WHOLE = ("connection", "on_duplicate")
+# Whose columns are the same in all members that share them.
+_OF_ALL_MEMBERS = frozenset({"queue", "priority", "headers", "countdown", "eta", "expires"})
 
 
 class Feed(NamedTuple):
@@ -145,13 +147,18 @@ class GraphBuilder:
         finally:
             self._line = outer
 
-    def add_members(self, calls: Sequence[Any], feed: Feed, group_id: str) -> list[AsyncResult[Any]] | None:
-        """Add many calls without options behind the same feed; None if that does not do, and nothing is added."""
+    def add_members(
+        self, calls: Sequence[Any], feed: Feed, given: Mapping[str, Any], group_id: str
+    ) -> list[AsyncResult[Any]] | None:
+        """Add many calls with the same options behind the same feed; None if that does not do, and nothing is added."""
         if feed.args or feed.kwargs or feed.kind not in ("order", "value") or self._inherits_priority:
             return None
+        if not given.keys() <= _OF_ALL_MEMBERS:
+            return None
+        call: Any = given
         options = self._options_of_member(group_id)
         parent_id = feed.ids[-1] if feed.ids else None
-        jobs = self._sender.prepare_members(calls, feed.kind == "value", options, self._root_id, parent_id)
+        jobs = self._sender.prepare_members(calls, feed.kind == "value", call, options, self._root_id, parent_id)
         if jobs is None:
             return None
         steps, new = self.steps, tuple.__new__
@@ -211,9 +218,8 @@ class GraphBuilder:
     def _insert(self, job: NewJob, inputs: StepInputs | None, parents: Sequence[str], kind: EdgeKind) -> None:
         self.steps.append(NewStep(job, None, inputs))
         check_size(len(self.steps))
-        child, edges = job.id, self.edges
-        for position, parent in enumerate(parents):
-            edges.append(NewEdge(parent, child, position, kind))
+        child = job.id
+        self.edges.extend([NewEdge(parent, child, position, kind) for position, parent in enumerate(parents)])
         if kind == "value":
             self._needed.update(parents)
         if self._inherits_priority:

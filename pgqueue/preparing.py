@@ -131,15 +131,17 @@ class Preparer:
         self,
         calls: Sequence[Signature[Any]],
         before: bool,
+        given: CallOptions,
         options: str | None,
         root_id: str | None,
         parent_id: str | None,
     ) -> list[NewJob] | None:
-        """Make the jobs of many calls without options at once; None if their tasks need more than that.
+        """Make the jobs of many calls with the same options at once; None if their tasks need more than that.
 
         Args:
             calls: the calls.
             before: whether another step will put an argument before those of each call that is not immutable.
+            given: options of all, none of which ends in the job's own options.
             options: of all, as JSON text.
             root_id, parent_id: of all that are not made inside a job; without a root the first one is it.
         """
@@ -152,12 +154,18 @@ class Preparer:
                 name, task = call.task, self.simple_task(call.task)
                 if task is None:
                     return None
-                queue, priority, expires_in = task.plan.queue, task.plan.priority, task.plan.expires_in
+                plan = task.plan
+                queue, priority, expires_in = plan.queue, plan.priority, plan.expires_in
+                headers = delay = eta = expires_at = None
+                if given:
+                    first = self.prepare(name, call.args, call.kwargs, given, before and not call.immutable).job
+                    queue, priority, headers = first.queue, first.priority, first.headers
+                    delay, eta, expires_in, expires_at = first.delay, first.eta, first.expires_in, first.expires_at
             assert task is not None  # noqa: S101 - for the type checker
             task.fits((None, *call.args) if before and not call.immutable else call.args, call.kwargs)
             args, kwargs = encode_call(call.args, call.kwargs)
-            fields = (job_id, name, queue, priority, args, kwargs, None, options, None, None, expires_in)
-            jobs.append(new(NewJob, (*fields, None, root_id, parent_id, False)))
+            fields = (job_id, name, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_at)
+            jobs.append(new(NewJob, (*fields, root_id, parent_id, False)))
             root_id = root_id or job_id
         return jobs
 

@@ -58,7 +58,13 @@ class Sender(Protocol):
     ) -> NewJob: ...
 
     def prepare_members(
-        self, calls: Sequence[Any], before: bool, options: str | None, root_id: str | None, parent_id: str | None
+        self,
+        calls: Sequence[Any],
+        before: bool,
+        given: CallOptions,
+        options: str | None,
+        root_id: str | None,
+        parent_id: str | None,
     ) -> list[NewJob] | None: ...
 
     def send_workflow(self, workflow: NewWorkflow, connection: Any = None) -> None: ...

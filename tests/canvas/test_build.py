@@ -275,3 +275,25 @@ def test_bad_input_is_refused_before_anything_is_sent(t: Tasks) -> None:
         group(5)  # type: ignore[arg-type] # what is tested
     with pytest.raises(ValidationError, match="on_duplicate"):
         build(group(add.s(1, 1)), (), {}, {"on_duplicate": "return"})
+
+
+@pytest.mark.parametrize("feed", [False, True])
+def test_options_of_all_members_reach_each_of_them(canvas: PgQueue, t: Tasks, feed: bool) -> None:
+    """Members made together are those that are made one by one (an option of its own makes the second kind)."""
+    options: Any = {"queue": "q", "priority": 4, "headers": {"h": 1}, "countdown": 5, "expires": 60}
+    members = [t.add.s(1, 1), t.add.si(1, 2), t.ident.s(1)] if not feed else [t.add.s(1), t.add.si(1, 2), t.ident.s()]
+    alone = [member.clone() for member in members]
+    alone[0].set(time_limit=99)
+
+    def columns(members: list[Any], **given: Any) -> list[tuple[Any, ...]]:
+        whole = group(members).set(**given)
+        return [
+            (job.task, job.queue, job.priority, job.args, job.headers, job.delay, job.expires_in, step.inputs)
+            for step in build(chain(t.ident.si(1), whole) if feed else whole, (), {}, {}).workflow.steps
+            for job in [step.job]
+        ]
+
+    assert columns(members, **options) == columns(alone, **options)
+    assert columns(members, **options)[-1][1:3] == ("q", 4)
+    with pytest.raises(ValidationError, match="priority"):
+        columns(members, priority=11)
