@@ -4,6 +4,7 @@ Arrays of ids, numbers and names that cannot need quoting travel as PostgreSQL a
 string to send, and not 500 values to adapt.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,18 @@ def _array(values: Iterable[Any]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
+@functools.lru_cache(maxsize=64)
+def _ranges(lanes: tuple[tuple[str, int, int, int], ...]) -> dict[str, str]:
+    # Kept: looks of a quiet queue are alike.
+    queues, priorities, after, before = zip(*lanes, strict=True) if lanes else ((),) * 4
+    return {
+        "queues": _array(queues),
+        "priorities": _array(priorities),
+        "after": _array(after),
+        "before": _array(before),
+    }
+
+
 def _fence(fence: Fence) -> dict[str, Any]:
     return {"ids": _array(i for i, _ in fence), "tokens": _array(t for _, t in fence)}
 
@@ -71,10 +84,7 @@ def claim_jobs(
         {
             "worker_id": worker_id,
             "token": token,
-            "queues": _array(lane[0] for lane in lanes),
-            "priorities": _array(lane[1] for lane in lanes),
-            "after": _array(lane[2] for lane in lanes),
-            "before": _array(lane[3] for lane in lanes),
+            **_ranges(tuple(lanes)),
             "limit": limit,
             "excluded": list(excluded) or None,
             "due_window": due_window,
