@@ -1015,40 +1015,7 @@ begin
     order by s.wake_at limit p_limit for no key update of s skip locked;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgqueue.end_steps(p_ids uuid[], p_state text, p_results text[], p_error text, p_propagated boolean, p_kept timestamp with time zone)
- RETURNS void
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
- SET enable_seqscan TO 'off'
- SET enable_bitmapscan TO 'off'
- SET enable_hashjoin TO 'off'
- SET enable_mergejoin TO 'off'
- SET jit TO 'off'
- SET plan_cache_mode TO 'force_generic_plan'
-AS $function$
-declare
-    v_now timestamptz := clock_timestamp();
-    v_told bigint;
-begin
-    update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (p_ids);
-    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, propagated, finished_at)
-    select j.job_id, j.workflow_id, j.step, p_state, d.result::json, p_error::json, p_propagated, v_now
-    from unnest(p_ids, p_results) d (id, result) join pgqueue.workflow_joins j on j.job_id = d.id;
-    with gone as (
-        delete from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'running' returning j.*
-    ), kept as (
-        insert into pgqueue.finished_jobs (
-            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
-            args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
-        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
-               g.task, g.args, g.kwargs, g.headers, g.options, d.result::json, p_error::json, g.root_id, g.parent_id,
-               g.workflow_id, g.step
-        from gone g left join unnest(p_ids, p_results) d (id, result) on d.id = g.id
-    )
-    select count(pg_notify('pgqueue/results', g.id::text)) into v_told from gone g where g.waited_for;
-end $function$;
-
-CREATE OR REPLACE FUNCTION pgqueue.end_timers(p_ids uuid[])
+CREATE OR REPLACE FUNCTION pgqueue.end_all_timers(p_ids uuid[])
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
@@ -1083,6 +1050,67 @@ begin
             perform pgqueue.advance_from(array[v_timer.id], null, v_kept);
         end if;
     end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.end_steps(p_ids uuid[], p_state text, p_results text[], p_error text, p_propagated boolean, p_kept timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_told bigint;
+begin
+    update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (p_ids);
+    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, propagated, finished_at)
+    select j.job_id, j.workflow_id, j.step, p_state, d.result::json, p_error::json, p_propagated, v_now
+    from unnest(p_ids, p_results) d (id, result) join pgqueue.workflow_joins j on j.job_id = d.id;
+    with gone as (
+        delete from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'running' returning j.*
+    ), kept as (
+        insert into pgqueue.finished_jobs (
+            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
+            args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
+        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
+               g.task, g.args, g.kwargs, g.headers, g.options, d.result::json, p_error::json, g.root_id, g.parent_id,
+               g.workflow_id, g.step
+        from gone g left join unnest(p_ids, p_results) d (id, result) on d.id = g.id
+    )
+    select count(pg_notify('pgqueue/results', g.id::text)) into v_told from gone g where g.waited_for;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.end_timers(p_ids uuid[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET jit TO 'off'
+ SET lock_timeout TO '50ms'
+AS $function$
+declare
+    v_id uuid;
+    v_ended integer := 0;
+begin
+    begin
+        perform pgqueue.end_all_timers(p_ids);
+        return cardinality(p_ids);
+    exception when lock_not_available then
+        perform set_config('lock_timeout', '1ms', true);  -- one wait is enough
+    end;
+    foreach v_id in array p_ids loop
+        begin
+            perform pgqueue.end_all_timers(array[v_id]);
+            v_ended := v_ended + 1;
+        exception when lock_not_available then
+            update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds' where j.id = v_id;
+        end;
+    end loop;
+    return v_ended;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.enqueue(task text, args jsonb DEFAULT '[]'::jsonb, kwargs jsonb DEFAULT '{}'::jsonb, queue text DEFAULT 'default'::text, priority integer DEFAULT 0, countdown interval DEFAULT NULL::interval, eta timestamp with time zone DEFAULT NULL::timestamp with time zone, expires timestamp with time zone DEFAULT NULL::timestamp with time zone, task_id uuid DEFAULT NULL::uuid, headers jsonb DEFAULT NULL::jsonb)
@@ -2258,6 +2286,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_queues text[];
     v_timers uuid[];
+    v_ended integer := 0;
 begin
     perform pg_current_xact_id();
     with due as materialized (
@@ -2274,9 +2303,9 @@ begin
     select (select array_agg(queue) from staged), (select array_agg(id) from due where timer) into v_queues, v_timers;
     perform pgqueue.wake_queues(v_queues);
     if v_timers is not null then
-        perform pgqueue.end_timers(v_timers);
+        v_ended := pgqueue.end_timers(v_timers);
     end if;
-    return coalesce(cardinality(v_queues), 0) + coalesce(cardinality(v_timers), 0);
+    return coalesce(cardinality(v_queues), 0) + v_ended;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.step_args(p_id uuid, p_inputs text, p_args json)

@@ -321,6 +321,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_queues text[];
     v_timers uuid[];
+    v_ended integer := 0;
 begin
     perform pg_current_xact_id();
     with due as materialized (
@@ -337,9 +338,9 @@ begin
     select (select array_agg(queue) from staged), (select array_agg(id) from due where timer) into v_queues, v_timers;
     perform pgqueue.wake_queues(v_queues);
     if v_timers is not null then
-        perform pgqueue.end_timers(v_timers);
+        v_ended := pgqueue.end_timers(v_timers);
     end if;
-    return coalesce(cardinality(v_queues), 0) + coalesce(cardinality(v_timers), 0);
+    return coalesce(cardinality(v_queues), 0) + v_ended;
 end $$;
 
 

@@ -591,8 +591,33 @@ $$;
 
 -- Timers and events ----------------------------------------------------------------------------------------------------
 
--- Called by stage_jobs, which holds the rows.
-create function pgqueue.end_timers(p_ids uuid[]) returns void
+-- Called by stage_jobs, which holds the rows, on behalf of everybody's jobs: so it waits for no lock that somebody's open
+-- transaction may hold for long. A timer that is short of one is due again half a second later. Returns how many ended.
+create function pgqueue.end_timers(p_ids uuid[]) returns integer
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set jit = off set lock_timeout = '50ms' as $$
+declare
+    v_id uuid;
+    v_ended integer := 0;
+begin
+    begin
+        perform pgqueue.end_all_timers(p_ids);
+        return cardinality(p_ids);
+    exception when lock_not_available then
+        perform set_config('lock_timeout', '1ms', true);  -- one wait is enough
+    end;
+    foreach v_id in array p_ids loop
+        begin
+            perform pgqueue.end_all_timers(array[v_id]);
+            v_ended := v_ended + 1;
+        exception when lock_not_available then
+            update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds' where j.id = v_id;
+        end;
+    end loop;
+    return v_ended;
+end $$;
+
+create function pgqueue.end_all_timers(p_ids uuid[]) returns void
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 declare

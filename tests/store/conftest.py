@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.store.graph import Graph
 from tests.store.store import Store
 
 
@@ -15,3 +16,9 @@ def store(dsn: str) -> Iterator[Store]:
         yield opened
     finally:
         opened.close()
+
+
+@pytest.fixture
+def graph(store: Store) -> Graph:
+    """A workflow to be built and run by hand."""
+    return Graph(store)
