@@ -30,9 +30,7 @@ def main(argv: list[str]) -> None:
     slots = int(argv[2])
     board = RunBoard(slots, int(argv[1]))
     _die_with_parent(int(argv[3]))
-    # The worker alone answers to the terminal and to the service manager.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _leave_signals_to_the_worker()
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     channel = Channel(sock, blocking=True)
     messages: list[tuple[Any, ...]] | None = []
@@ -55,6 +53,20 @@ def main(argv: list[str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _leave_signals_to_the_worker() -> None:
+    """The worker alone answers to the service manager. Not by SIG_IGN: programs that a task starts would inherit it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: None)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_answer_signals)
+
+
+def _answer_signals() -> None:
+    """What a task forks answers its own signals."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _die_with_parent(parent: int) -> None:

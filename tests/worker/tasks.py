@@ -3,8 +3,10 @@
 import asyncio
 import contextvars
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -100,6 +102,29 @@ def die(number: int = signal.SIGKILL) -> None:
 @app.task(acks_late=False)
 def die_once() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _pause(ready: Any) -> None:
+    ready.set()
+    signal.pause()
+
+
+@app.task
+def end_programs() -> list[int]:
+    """End a program, and a forked process, by TERM and INT; their exit codes."""
+    codes = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        program = subprocess.Popen(["sleep", "60"])
+        program.send_signal(number)
+        codes.append(program.wait(20))
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    forked = fork.Process(target=_pause, args=(ready,))
+    forked.start()
+    ready.wait(20)
+    forked.terminate()
+    forked.join(20)
+    return [*codes, forked.exitcode or 0]
 
 
 @app.task(bind=True)

@@ -97,3 +97,8 @@ def test_a_task_reports_its_own_state_and_meta(
     visitor.let_go("done")
     assert result.get(timeout=30) == "done"
     assert result.state == "SUCCESS"
+
+
+def test_what_a_task_starts_answers_signals(start_worker: StartWorker, send: Send) -> None:
+    start_worker("-P", "processes", "-c", "1")
+    assert send("end_programs").get(timeout=90) == [-signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM]
