@@ -126,7 +126,7 @@ def make_plan(
     app.finalize()
     conf = app.conf
     known = _queue_names(app)
-    wanted = queues if queues is not None else sorted(known)
+    wanted = queues if queues is not None else conf.worker_queues or sorted(known)
     serving = tuple(queue for queue in dict.fromkeys(wanted) if queue not in set(exclude_queues or ()))
     if not serving:
         raise ConfigurationError("no queue is left to serve; name some with -Q")

@@ -123,3 +123,11 @@ def test_autoscale_is_for_processes_and_within_bounds(app: PgQueue) -> None:
             make_plan(app, autoscale=wrong)
     with pytest.raises(ConfigurationError, match="processes pool"):
         make_plan(app, pool="threads", autoscale=(8, 2))
+
+
+def test_worker_queues_are_served_when_none_are_named() -> None:
+    app = PgQueue("shop", dsn="postgresql://nobody@127.0.0.1:1/nowhere", worker_queues=["mail", "slow"])
+    with_plain(app, queue="other")
+    assert make_plan(app).queues == ("mail", "slow")
+    assert make_plan(app, exclude_queues=["slow"]).queues == ("mail",)
+    assert make_plan(app, queues=["default"]).queues == ("default",)
