@@ -18,6 +18,8 @@ from pgqueue.codec import loaded_exception
 from pgqueue.config import Conf
 from pgqueue.connecting import Connector
 from pgqueue.control import Control
+from pgqueue.declined_attributes import APP, Declining
+from pgqueue.declined_options import DECLINED_APP_OPTIONS
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask
@@ -64,7 +66,7 @@ class TaskRegistry(dict[str, Task[..., Any]]):
         raise UnknownTask(f"no task {name!r} is registered{hint}")
 
 
-class PgQueue(Connector, AppSchedules, AppWorkflows):
+class PgQueue(Connector, AppSchedules, AppWorkflows, Declining):
     """An application: settings, tasks, a database.
 
     Args:
@@ -79,6 +81,8 @@ class PgQueue(Connector, AppSchedules, AppWorkflows):
         UnknownSetting, UnsupportedOption, ConfigurationError: a setting is wrong.
     """
 
+    DECLINED = APP
+
     def __init__(
         self,
         main: str | None = None,
@@ -88,7 +92,7 @@ class PgQueue(Connector, AppSchedules, AppWorkflows):
         include: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        for name, way_out in _DECLINED.items():
+        for name, way_out in DECLINED_APP_OPTIONS.items():
             if name in settings:
                 raise ConfigurationError(f"PgQueue: {name} is not supported: {way_out}")
         given = {"dsn": dsn, "schema": schema, "include": include or None}
@@ -137,10 +141,10 @@ class PgQueue(Connector, AppSchedules, AppWorkflows):
             bind: pass the task itself as the first argument.
             options: name (default module.function), queue, priority (0 to 9, 9 first), expires (seconds), max_retries
                 (3; None is 1,000), default_retry_delay (180 s), autoretry_for, dont_autoretry_for, retry_kwargs,
-                retry_backoff, retry_backoff_max (600 s), retry_jitter (True), throws, ignore_result,
-                store_errors_even_if_ignored, time_limit, soft_time_limit (seconds), acks_late (True: at least once;
-                False: at most once), transactional (True, or a callable that makes a Session or Connection), pool,
-                typing (True: arguments are checked), result_expires (seconds).
+                retry_backoff, retry_backoff_max (600 s), retry_jitter (True), retry_policy (a callable that decides
+                instead; see pgqueue.retry), throws, ignore_result, time_limit, soft_time_limit (seconds), acks_late
+                (True: at least once; False: at most once), transactional (True, or a callable that makes a Session or
+                Connection), pool, typing (True: arguments are checked), result_expires (seconds).
 
         Raises:
             UnsupportedOption: an option of Celery that is not honoured; the way out is named.
@@ -349,21 +353,6 @@ class PgQueue(Connector, AppSchedules, AppWorkflows):
 
     def __repr__(self) -> str:
         return f"<PgQueue {self.main or ''}: {len(self.tasks)} tasks>"
-
-
-_DECLINED = {
-    "broker": "there is no broker, jobs are rows: set dsn",
-    "backend": "results are rows beside the jobs; leave it out",
-    "loader": "set include=, or call app.autodiscover_tasks()",
-    "amqp": "there is no broker; leave it out",
-    "task_cls": "there are no task base classes in this release",
-    "set_as_current": "there is no current app; import yours",
-    "autofinalize": "call app.finalize() when you want it earlier; leave it out",
-    "namespace": "pass it to app.config_from_object()",
-    "config_source": "call app.config_from_object()",
-    "fixups": "Django is found by itself; leave it out",
-    "strict_typing": "pass typing=False to the task",
-}
 
 
 def _alive(reference: "weakref.ref[PgQueue]") -> PgQueue:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pgqueue import errors
 from pgqueue.codec import encode_call, encode_result
 from pgqueue.errors import ValidationError
-from pgqueue.option_values import seconds
+from pgqueue.option_values import instant, seconds
 from pgqueue.options import RetryOptions, check_retry_options, read_call
 from pgqueue.replacement import stand_in
 from pgqueue.request import Request, current_request
@@ -108,6 +108,25 @@ class Attempt:
         if throw:
             raise ret
         return ret
+
+    def snooze(self, countdown: float | timedelta | None = None, eta: datetime | str | None = None) -> NoReturn:
+        """End this attempt and run the job later, as if the attempt had not been: it costs no retry.
+
+        Args:
+            countdown: seconds or a timedelta from now.
+            eta: the same as an instant; a naive one is in the app's time zone.
+
+        Raises:
+            Snooze: for the worker, which puts the job back.
+            ValidationError: neither is given, or both, or a wrong value.
+        """
+        try:
+            if (countdown is None) == (eta is None):
+                raise ValueError("give countdown or eta")
+            when = seconds(countdown) if eta is None else instant(eta, self.app.zone)
+        except ValueError as error:
+            raise ValidationError(f"snooze: {error}") from None
+        raise errors.Snooze(when)
 
     def _changes(
         self, request: Request, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Any, call: Any

@@ -3,25 +3,31 @@
 from collections.abc import Iterable
 from typing import Any
 
+from pgqueue.declined_attributes import CONTROL, Declining
 from pgqueue.options import task_identity
-from pgqueue.results import AsyncResult, Results
+from pgqueue.results import AsyncResult, Results, refuse_revoke
 from pgqueue.store.jobs import cancel_jobs
 
 __all__ = ["Control"]
 
 
-class Control:
+class Control(Declining):
     """Revokes jobs.
 
     Args:
         results: of the application.
     """
 
+    DECLINED = CONTROL
+
     def __init__(self, results: Results) -> None:
         self._results = results
 
     def revoke(
-        self, ids: "str | AsyncResult[Any] | Iterable[str | AsyncResult[Any]]", terminate: bool = False
+        self,
+        ids: "str | AsyncResult[Any] | Iterable[str | AsyncResult[Any]]",
+        terminate: bool = False,
+        **declined: Any,
     ) -> dict[str, str]:
         """Cancel jobs: durably, and at once those that do not run.
 
@@ -35,14 +41,20 @@ class Control:
 
         Raises:
             ValidationError: one is no task_id.
+            UnsupportedOption: an option of Celery's revoke() that is not honoured.
         """
+        refuse_revoke(declined)
         names, statement = self._statement(ids, terminate)
         return {names[job_id]: outcome for job_id, outcome in self._results.database.run(statement).items()}
 
     async def arevoke(
-        self, ids: "str | AsyncResult[Any] | Iterable[str | AsyncResult[Any]]", terminate: bool = False
+        self,
+        ids: "str | AsyncResult[Any] | Iterable[str | AsyncResult[Any]]",
+        terminate: bool = False,
+        **declined: Any,
     ) -> dict[str, str]:
         """revoke() for async code."""
+        refuse_revoke(declined)
         names, statement = self._statement(ids, terminate)
         return {names[job_id]: outcome for job_id, outcome in (await self._results.database.arun(statement)).items()}
 

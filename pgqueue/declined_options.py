@@ -1,11 +1,30 @@
 """Options of Celery's tasks, calls and results that pgqueue does not honour, each with the way out."""
 
-__all__ = ["DECLINED_CALL_OPTIONS", "DECLINED_GET_OPTIONS", "DECLINED_REVOKE_OPTIONS", "DECLINED_TASK_OPTIONS"]
+__all__ = [
+    "DECLINED_APP_OPTIONS",
+    "DECLINED_CALL_OPTIONS",
+    "DECLINED_GET_OPTIONS",
+    "DECLINED_REVOKE_OPTIONS",
+    "DECLINED_TASK_OPTIONS",
+]
 
 _EXCHANGE = "there are no exchanges; name a queue"
 _GROUP = "group(…) and chord(…) take care of it; leave it out"
 _COMPRESSION = "PostgreSQL compresses large values; leave it out"
 _TRACING = "ids of the parent and the root are kept by themselves; leave it out"
+DECLINED_APP_OPTIONS: dict[str, str] = {
+    "broker": "there is no broker, jobs are rows: set dsn",
+    "backend": "results are rows beside the jobs; leave it out",
+    "loader": "set include=, or call app.autodiscover_tasks()",
+    "amqp": "there is no broker; leave it out",
+    "task_cls": "there are no task base classes in this release",
+    "set_as_current": "there is no current app; import yours",
+    "autofinalize": "call app.finalize() when you want it earlier; leave it out",
+    "namespace": "pass it to app.config_from_object()",
+    "config_source": "call app.config_from_object()",
+    "fixups": "Django is found by itself; leave it out",
+    "strict_typing": "pass typing=False to the task",
+}
 DECLINED_TASK_OPTIONS: dict[str, str] = {
     "base": "there are no task base classes in this release; write a decorator around the function",
     "shared": "every task belongs to its app; leave it out",
@@ -73,6 +92,8 @@ DECLINED_GET_OPTIONS: dict[str, str] = {
 DECLINED_REVOKE_OPTIONS: dict[str, str] = {
     "connection": "the cancellation is a transaction of its own; leave it out",
     "signal": "the worker stops the task as its pool can; leave it out",
+    "destination": "the row says which worker runs it; leave it out",
+    "reply": "the return value tells; leave it out",
     "wait": "look at state; leave it out",
     "timeout": "look at state; leave it out",
 }

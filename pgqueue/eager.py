@@ -1,12 +1,13 @@
 """Running a task inline, as a worker would: retries at once, and the outcome as an EagerResult. No database."""
 
 import asyncio
+import time
 import traceback as traceback_module
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from pgqueue.codec import decode_args, decode_kwargs
-from pgqueue.errors import Ignore, PgQueueError, Reject, Retry, TaskRevokedError, ValidationError
+from pgqueue.errors import Ignore, PgQueueError, Reject, Retry, Snooze, TaskRevokedError, ValidationError
 from pgqueue.request import Request, current_request
 from pgqueue.results import AsyncResult
 from pgqueue.retry import RetryPolicy
@@ -163,20 +164,20 @@ class _Run:
         self.request = dict(request)
         self.retries: int = self.request.pop("retries", 0)
         self.id: str = self.request["id"]
+        self.started = time.monotonic()
 
     def begin(self) -> Any:
         """Set the request of the next attempt; returns what resets it."""
-        return current_request.set(
-            Request(
-                task=self.task.name,
-                args=self.args,
-                kwargs=self.kwargs,
-                attempt=self.retries + 1,
-                called_directly=False,
-                is_eager=True,
-                **self.request,
-            )
+        self.attempt = Request(
+            task=self.task.name,
+            args=self.args,
+            kwargs=self.kwargs,
+            attempt=self.retries + 1,
+            called_directly=False,
+            is_eager=True,
+            **self.request,
         )
+        return current_request.set(self.attempt)
 
     def call(self) -> Any:
         task = self.task
@@ -200,14 +201,18 @@ class _Run:
             return None
         if isinstance(error, Ignore):
             return self.ended(None, "IGNORED")
+        if isinstance(error, Snooze):
+            return self.ended(error, "RETRY")
         if isinstance(error, Reject):
             return self.ended(error, "REJECTED")
         if isinstance(error, TaskRevokedError):
             return self.ended(error, "REVOKED")
         policy = self.task.policy
         if policy.retries(error) and not isinstance(error, ValidationError) and not policy.exhausted(self.retries):
-            self.retries += 1
-            return None
+            elapsed = time.monotonic() - self.started
+            if policy.next_delay(error, elapsed, self.attempt) is not None:
+                self.retries += 1
+                return None
         return self.ended(error, "FAILURE")
 
 

@@ -4,6 +4,7 @@ PgQueueError
 ├── ConfigurationError              a setting, option or DSN is wrong (alias ImproperlyConfigured)
 │   ├── UnknownSetting              no such setting; names the nearest one
 │   ├── UnsupportedOption           a Celery option that pgqueue declines; names the way out
+│   │   └── UnsupportedAttribute    an attribute or method of Celery's objects; likewise
 │   └── AppNotFound                 -A names no importable application
 ├── ValidationError (ValueError)    bad input, refused before anything is written
 │   ├── EncodingError               a value has no JSON form; names its path
@@ -29,6 +30,7 @@ PgQueueError
 │   └── IncompleteStream            collect() met a job that is not finished
 ├── TaskPredicate                   control flow inside a task
 │   ├── Retry                       run this job again later
+│   ├── Snooze                      run this job later; the attempt does not count
 │   ├── Ignore                      end it without recording a state
 │   ├── Replaced                    other steps give its result
 │   └── Reject                      give it up (or put it back: requeue=True)
@@ -38,7 +40,7 @@ PgQueueError
 """
 
 import builtins
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Replaced",
     "Retry",
     "SchemaError",
+    "Snooze",
     "SoftTimeLimitExceeded",
     "TaskError",
     "TaskPredicate",
@@ -74,6 +77,7 @@ __all__ = [
     "UnknownSchedule",
     "UnknownSetting",
     "UnknownTask",
+    "UnsupportedAttribute",
     "UnsupportedOption",
     "ValidationError",
     "WorkerLostError",
@@ -94,6 +98,10 @@ class UnknownSetting(ConfigurationError, AttributeError):
 
 class UnsupportedOption(ConfigurationError):
     """A Celery option, setting or flag that pgqueue does not honour; the message names the way out."""
+
+
+class UnsupportedAttribute(UnsupportedOption, AttributeError):
+    """An attribute or method of one of Celery's objects that pgqueue's has not; the message names the way out."""
 
 
 class AppNotFound(ConfigurationError):
@@ -238,6 +246,28 @@ class Retry(TaskPredicate):
         self.exc = exc
         self.when = when
         self.changes = changes
+
+
+class Snooze(TaskPredicate):
+    """Run this job later, as if this attempt had not been: it costs no retry and leaves no trace in `attempts`.
+
+    Args:
+        when: seconds or a timedelta from now, or an aware datetime.
+
+    Raises:
+        ValueError: a naive datetime, or no time at all.
+    """
+
+    def __init__(self, when: float | timedelta | datetime) -> None:
+        if isinstance(when, timedelta):
+            when = when.total_seconds()
+        if isinstance(when, datetime):
+            if when.utcoffset() is None:
+                raise ValueError(f"Snooze: expected an aware datetime, got {when.isoformat()}")
+        elif isinstance(when, bool) or not isinstance(when, int | float) or not 0 <= when < float("inf"):
+            raise ValueError(f"Snooze: expected seconds, a timedelta or a datetime, got {when!r}")
+        super().__init__(f"snooze: {when}")
+        self.when = when
 
 
 class Ignore(TaskPredicate):

@@ -97,6 +97,12 @@ def retry_kwargs(value: Any) -> dict[str, Any]:
     return {name: checks[name](item) for name, item in value.items()}
 
 
+def retry_policy(value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    raise ValueError(f"expected a callable (attempt, error, elapsed, request), got {short(value)}")
+
+
 def transactional(value: Any) -> Any:
     if isinstance(value, bool) or callable(value):
         return value

@@ -23,12 +23,13 @@ from pgqueue.option_values import (
     queue_name,
     retry_count,
     retry_kwargs,
+    retry_policy,
     seconds,
     short,
     task_name,
     transactional,
 )
-from pgqueue.retry import MAX_DELAY_SECONDS, RetryPolicy
+from pgqueue.retry import MAX_DELAY_SECONDS, Policy, RetryPolicy
 
 __all__ = [
     "CallOptions",
@@ -61,9 +62,9 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff: bool | float
     retry_backoff_max: float
     retry_jitter: bool
+    retry_policy: Policy | None
     throws: Iterable[type[BaseException]]
     ignore_result: bool
-    store_errors_even_if_ignored: bool
     time_limit: float | None
     soft_time_limit: float | None
     acks_late: bool
@@ -111,6 +112,7 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "serializer": ("json", "values travel as JSON"),
     "track_started": (True, "that a job runs, and where, is always recorded"),
     "reject_on_worker_lost": (True, "set acks_late=False on tasks that must not run again"),
+    "store_errors_even_if_ignored": (True, "errors are kept with their jobs"),
     "pydantic": (True, "models are validated where the signature names them"),
 }
 _TASK_NAMES = frozenset(TaskOptions.__annotations__)
@@ -193,9 +195,9 @@ _TASK_CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry_backoff": backoff,
     "retry_backoff_max": seconds,
     "retry_jitter": flag,
+    "retry_policy": retry_policy,
     "throws": exceptions,
     "ignore_result": flag,
-    "store_errors_even_if_ignored": flag,
     "time_limit": limit,
     "soft_time_limit": limit,
     "acks_late": flag,
@@ -207,16 +209,21 @@ _TASK_CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def policy_of(options: Mapping[str, Any], max_retries: int) -> RetryPolicy:
-    """The retry policy of checked task options; `max_retries` is the default."""
+    """The retry policy of checked task options; `max_retries` is the default.
+
+    A policy of its own decides alone: it is asked about every error, and ends when it says so.
+    """
     explicit = options.get("retry_kwargs", {})
+    decide = options.get("retry_policy")
     return RetryPolicy(
         explicit.get("max_retries", max_retries),
         explicit.get("countdown", options.get("default_retry_delay", 180.0)),
         options.get("retry_backoff", False),
         options.get("retry_backoff_max", 600.0),
         options.get("retry_jitter", True),
-        options.get("autoretry_for", ()),
+        options.get("autoretry_for", () if decide is None else (Exception,)),
         options.get("dont_autoretry_for", ()),
+        decide,
     )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from pgqueue.codec import decode_kwargs
+from pgqueue.declined_attributes import REQUEST, Declining
 from pgqueue.errors import PgQueueError
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 
-class Request:
+class Request(Declining):
     """The job being run, as `self.request` of a bound task shows it (Celery: Context).
 
     Attributes:
@@ -36,10 +37,13 @@ class Request:
         hostname: name of the worker.
         called_directly: True outside of a worker.
         is_eager: True under apply() and task_always_eager.
-        timelimit: (hard, soft) in seconds, None where there is none.
+        timelimit: (hard, soft) in seconds, None where there is none; time_limit and soft_time_limit are its parts.
         max_retries: what the job overrides of its task's; None: nothing.
         options: all that it overrides, and what the worker was told about it.
     """
+
+    DECLINED = REQUEST
+    utc = True  # instants are stored in UTC
 
     __slots__ = (
         "_eta",
@@ -60,6 +64,7 @@ class Request:
         "priority",
         "queue",
         "root_id",
+        "started",
         "task",
         "timelimit",
         "token",
@@ -111,6 +116,7 @@ class Request:
         self.is_eager = is_eager
         self.max_retries = max_retries
         self.options = options or {}
+        self.started: float | None = None  # on time.monotonic(), where a retry policy wants to know
 
     @property
     def retries(self) -> int:
@@ -138,7 +144,7 @@ class Request:
         found: str | None = self.options.get("group_id")
         return found
 
-    group = group_id
+    group = taskset = group_id
 
     @property
     def workflow_id(self) -> str | None:
@@ -161,6 +167,16 @@ class Request:
         """The planned instant of the tick that made this job, whenever it runs; None: no schedule did."""
         found = self.headers.get("scheduled_for")
         return datetime.fromisoformat(found) if found else None
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds after which it is killed."""
+        return self.timelimit[0]
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        """Seconds after which SoftTimeLimitExceeded is raised in it."""
+        return self.timelimit[1]
 
     @property
     def correlation_id(self) -> str | None:

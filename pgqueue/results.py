@@ -17,7 +17,7 @@ from pgqueue.store.database import Database
 from pgqueue.store.jobs import OutcomeRow, cancel_jobs, forget_job, last_error
 from pgqueue.waiting import alook, await_end, is_over, look, state_of, wait_for_end
 
-__all__ = ["AsyncResult", "HasResults", "InTransaction", "Results", "source_of"]
+__all__ = ["AsyncResult", "HasResults", "InTransaction", "Results", "refuse_revoke", "source_of"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -348,14 +348,14 @@ class AsyncResult(Family, Details, Generic[R_co]):
         Returns:
             Whether it was cancelled or asked to stop; False when it runs (without `terminate`), is finished or unknown.
         """
-        _refuse_revoke(declined)
+        refuse_revoke(declined)
         database = self._source.database
         found = database.run(cancel_jobs(database.queries, [self.job_id], terminate, self._source.keep()))
         return found.get(self.job_id) in ("cancelled", "asked")
 
     async def arevoke(self, terminate: bool = False, **declined: Any) -> bool:
         """revoke() for async code."""
-        _refuse_revoke(declined)
+        refuse_revoke(declined)
         database = self._source.database
         found = await database.arun(cancel_jobs(database.queries, [self.job_id], terminate, self._source.keep()))
         return found.get(self.job_id) in ("cancelled", "asked")
@@ -381,7 +381,8 @@ class AsyncResult(Family, Details, Generic[R_co]):
         return _restored, (line, self._source.name, node)
 
 
-def _refuse_revoke(declined: dict[str, Any]) -> None:
+def refuse_revoke(declined: dict[str, Any]) -> None:
+    """Refuse what Celery's revoke() takes and ours does not."""
     for name in declined:
         if name not in DECLINED_REVOKE_OPTIONS:
             raise TypeError(f"revoke() got an unexpected keyword argument {name!r}")

@@ -186,9 +186,9 @@ SETTINGS: dict[str, Setting] = {
         _S("task_ignore_result", flag, False, "drop return values; the finished job stays", True, from_flag),
         _S(
             "task_store_errors_even_if_ignored",
-            flag,
-            False,
-            "keep errors of tasks whose results are ignored",
+            only(True, "errors are kept with their jobs"),
+            True,
+            "always: an error is part of the job's row (Celery: False)",
             True,
             from_flag,
         ),
@@ -298,7 +298,14 @@ SETTINGS: dict[str, Setting] = {
             True,
             from_number,
         ),
-        _S("worker_log_format", text, _LOG, "format of the worker's log lines", True, from_text),
+        _S(
+            "worker_log_format",
+            text,
+            _LOG,
+            "format of the worker's log lines; json: one JSON object a line",
+            True,
+            from_text,
+        ),
         _S("worker_task_log_format", text, _TASK_LOG, "format of get_task_logger's lines", True, from_text),
         _S("worker_log_color", optional(flag), None, "colours in the log; default: on a terminal", True, from_flag),
         _S(

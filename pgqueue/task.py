@@ -35,7 +35,6 @@ _RESOLVED = frozenset(
         "policy",
         "throws",
         "ignore_result",
-        "store_errors_even_if_ignored",
         "time_limit",
         "soft_time_limit",
         "acks_late",
@@ -103,9 +102,9 @@ class Task(Attempt, Generic[P, R]):
         is_coroutine: whether it is an `async def`.
         bind: whether it gets the task as its first argument.
         app: the application.
-        queue, priority, expires, max_retries, default_retry_delay, throws, ignore_result,
-        store_errors_even_if_ignored, time_limit, soft_time_limit, acks_late, transactional, pool: its options, where
-            it has none the setting's, with task_annotations applied. Times are seconds.
+        queue, priority, expires, max_retries, default_retry_delay, throws, ignore_result, time_limit,
+        soft_time_limit, acks_late, transactional, pool: its options, where it has none the setting's, with
+            task_annotations applied. Times are seconds.
         policy: its RetryPolicy.
         result_expires: seconds that its finished jobs are kept; None keeps them.
         typing: whether arguments are checked against the signature.
@@ -121,7 +120,6 @@ class Task(Attempt, Generic[P, R]):
     policy: RetryPolicy
     throws: tuple[type[BaseException], ...]
     ignore_result: bool
-    store_errors_even_if_ignored: bool
     time_limit: float | None
     soft_time_limit: float | None
     acks_late: bool
@@ -169,14 +167,14 @@ class Task(Attempt, Generic[P, R]):
             raise ConfigurationError(f"task_annotations: the name of {self.name!r} cannot be changed")
         found = {**self._declared, **check_task_options(changed, f"task_annotations: {self.name}")}
         get = found.get
-        max_retries = get("max_retries", _thousand(conf.task_default_max_retries))
+        default = None if get("retry_policy") else conf.task_default_max_retries
+        max_retries = get("max_retries", _thousand(default))
         resolved = {
             "max_retries": max_retries,
             "default_retry_delay": get("default_retry_delay", 180.0),
             "policy": policy_of(found, max_retries),
             "throws": get("throws", ()),
             "ignore_result": get("ignore_result", conf.task_ignore_result),
-            "store_errors_even_if_ignored": get("store_errors_even_if_ignored", conf.task_store_errors_even_if_ignored),
             "time_limit": get("time_limit", conf.task_time_limit),
             "soft_time_limit": get("soft_time_limit", conf.task_soft_time_limit),
             "acks_late": get("acks_late", conf.task_acks_late),

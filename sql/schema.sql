@@ -2056,19 +2056,24 @@ begin
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
         select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
-        from locked
+        from locked where changes -> 'snoozed' is null
     ), again as (
         update pgqueue.live_jobs j set
             state = case when l.delay > 0 then 'scheduled' else 'available' end,
             run_at = v_now + make_interval(secs => l.delay),
             seq = nextval('pgqueue.job_seq'),
+            attempt = case when l.changes -> 'snoozed' is null then j.attempt else j.attempt - 1 end,
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
             inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
             kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
-            options = coalesce(l.changes -> 'options', j.options),
+            options = case
+                when l.changes -> 'since' is null then coalesce(l.changes -> 'options', j.options)
+                when j.attempt - j.lost > 1 then
+                    (jsonb_build_object('since', l.begun_at) || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
+                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb || jsonb_build_object('since', l.begun_at))::json end,
             expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
         from locked l where j.id = l.id
         returning j.id, j.queue, j.cancel_asked

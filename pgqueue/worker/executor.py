@@ -15,6 +15,7 @@ An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind,
 import asyncio
 import json
 import logging
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
@@ -28,6 +29,7 @@ from pgqueue.errors import (
     Reject,
     Replaced,
     Retry,
+    Snooze,
     TaskRevokedError,
     UnknownTask,
     ValidationError,
@@ -36,7 +38,7 @@ from pgqueue.repeated import Repeated
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
-from pgqueue.worker.logs import end_prints
+from pgqueue.worker.logs import about, end_prints
 from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions, is_conflict
 
 __all__ = ["Executor", "JobToRun", "Outcome"]
@@ -79,6 +81,7 @@ class Executor:
         self._tasks = app.tasks
         self._known = app.results.known
         self._hostname = hostname
+        self._tells_all = logger.isEnabledFor(logging.DEBUG)
         self.transactions = Transactions(app, application_name)
 
     def task(self, job: JobToRun) -> Task[..., Any]:
@@ -133,6 +136,8 @@ class Executor:
         )
         request.ignore_result = task.ignore_result
         request.timelimit = (task.time_limit, task.soft_time_limit)
+        if self._tells_all or task.policy.decide is not None:
+            request.started = time.monotonic()
         if options:
             request.options = options
             request.ignore_result = options.get("ignore_result", task.ignore_result)
@@ -160,9 +165,13 @@ class Executor:
         try:
             if task.transactional:
                 self.transactions.run(job.id, job.token, task, request, args, kwargs)
-                return (job.number, "settled")
-            value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
-            return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
+                outcome: Outcome = (job.number, "settled")
+            else:
+                value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
+                outcome = (job.number, "succeeded", None if request.ignore_result else encode_result(value))
+            if self._tells_all:
+                _tell_success(job, request)
+            return outcome
         except BaseException as error:
             return self.ended(job, task, request, error)
         finally:
@@ -179,9 +188,13 @@ class Executor:
         try:
             if task.transactional:
                 await self.transactions.arun(job.id, job.token, task, request, args, kwargs)
-                return (job.number, "settled")
-            value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
-            return (job.number, "succeeded", None if request.ignore_result else encode_result(value))
+                outcome: Outcome = (job.number, "settled")
+            else:
+                value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
+                outcome = (job.number, "succeeded", None if request.ignore_result else encode_result(value))
+            if self._tells_all:
+                _tell_success(job, request)
+            return outcome
         except BaseException as error:
             return self.ended(job, task, request, error)
         finally:
@@ -197,7 +210,7 @@ class Executor:
 
     def refused(self, job: JobToRun, error: BaseException) -> Outcome:
         """Return the outcome of a job whose arguments cannot even be decoded."""
-        logger.error("Task %s[%s] cannot run: %s", job.task, job.id, _short(error))
+        logger.error("Task %s[%s] cannot run: %s", job.task, job.id, _short(error), extra=about(job))
         return (job.number, "failed", encode_error(error), _traceback_text(error))
 
     def ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
@@ -205,7 +218,9 @@ class Executor:
         try:
             return self._ended(job, task, request, error)
         except Exception:
-            logger.exception("Task %s[%s] failed, and so did its retry policy or log", job.task, job.id)
+            logger.exception(
+                "Task %s[%s] failed, and so did its retry policy or log", job.task, job.id, extra=about(job)
+            )
             return (job.number, "failed", encode_error(error), None)
 
     def _ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
@@ -226,27 +241,55 @@ class Executor:
                 return (job.number, "retry", 0.0, encode_error(error), None, None)
             return (job.number, "failed", encode_error(error), None)
         if isinstance(error, TaskRevokedError | asyncio.CancelledError):
-            logger.warning("Task %s[%s] was cancelled while it ran", job.task, job.id)
+            logger.warning("Task %s[%s] was cancelled while it ran, at attempt %d", *_named(job))
             return (job.number, "cancelled", encode_error(TaskRevokedError("cancelled while it ran")), None)
+        if isinstance(error, Snooze):
+            delay = _seconds_until(error.when)
+            logger.info("Task %s[%s] snoozes at attempt %d for %.1f s", *_named(job), delay)
+            return (job.number, "retry", delay, None, None, '{"snoozed": true}')
+        policy = task.policy
+        since = None if policy.decide is None else {"since": True}
         if isinstance(error, Retry):
             cause = error.exc or error
-            logger.info("Task %s[%s] retries: %s", job.task, job.id, _short(cause))
-            changes = json.dumps(error.changes) if error.changes else None
+            logger.info("Task %s[%s] retries after attempt %d: %s", *_named(job), _short(cause))
+            changes = json.dumps({**(error.changes or {}), **(since or {})}) if error.changes or since else None
             delay = _seconds_until(error.when)
             return (job.number, "retry", delay, encode_error(cause), _traceback_text(cause), changes)
-        policy = task.policy
         if policy.retries(error) and not isinstance(error, ValidationError):
             own = json.loads(job.options) if job.options else {}
             limit = own.get("max_retries", policy.max_retries)
             if limit is None or request.retries < limit:
-                delay = policy.delay(request.retries)
-                logger.info("Task %s[%s] retries in %.1f s: %s", job.task, job.id, delay, _short(error))
-                return (job.number, "retry", delay, encode_error(error), _traceback_text(error), None)
+                wait = policy.next_delay(error, _elapsed(request, own), request)
+                if wait is not None:
+                    logger.info("Task %s[%s] retries after attempt %d in %.1f s: %s", *_named(job), wait, _short(error))
+                    changes = json.dumps(since) if since else None
+                    return (job.number, "retry", wait, encode_error(error), _traceback_text(error), changes)
         if isinstance(error, task.throws):
-            logger.info("Task %s[%s] raised the expected %s", job.task, job.id, _short(error))
+            logger.info("Task %s[%s] raised the expected error at attempt %d: %s", *_named(job), _short(error))
         elif not isinstance(error, LeaseLost):
-            logger.error("Task %s[%s] failed: %s", job.task, job.id, _short(error), exc_info=error)
+            logger.error("Task %s[%s] failed at attempt %d: %s", *_named(job), _short(error), exc_info=error)
         return (job.number, "failed", encode_error(error), _traceback_text(error))
+
+
+def _named(job: JobToRun) -> tuple[str, str, int]:
+    return job.task, job.id, job.attempt
+
+
+def _tell_success(job: JobToRun, request: Request) -> None:
+    ran = time.monotonic() - (request.started or 0.0)
+    logger.debug("Task %s[%s] succeeded at attempt %d in %.3f s", *_named(job), ran)
+
+
+def _elapsed(request: Request, options: dict[str, Any]) -> float:
+    """Seconds since the job began for the first time, by the database's clock and this process's stopwatch.
+
+    What this attempt waited in line is not known here and not counted.
+    """
+    ran = time.monotonic() - request.started if request.started is not None else 0.0
+    since = options.get("since")
+    if since is None or request.retries == 0 or request.eta is None:
+        return ran
+    return max((request.eta - datetime.fromisoformat(since)).total_seconds(), 0.0) + ran
 
 
 def _seconds_until(when: float | datetime | None) -> float:

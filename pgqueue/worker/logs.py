@@ -1,16 +1,20 @@
-"""Logging of the worker's processes, with Celery's settings."""
+"""Logging of the worker's processes, with Celery's settings: lines of text, or one JSON object a line."""
 
 import contextvars
 import io
+import json
 import logging
+import os
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol, TextIO
 
 from pgqueue.config import Conf
 from pgqueue.dsn import redact
 from pgqueue.request import current_request
 
-__all__ = ["end_prints", "set_up_logging"]
+__all__ = ["about", "end_prints", "set_up_logging"]
 
 prints = logging.getLogger("pgqueue.task.prints")
 
@@ -18,33 +22,85 @@ prints = logging.getLogger("pgqueue.task.prints")
 _begun: contextvars.ContextVar[str] = contextvars.ContextVar("pgqueue_begun", default="")
 
 
-class _Formatter(logging.Formatter):
-    """Adds the running task's name and id, and hides passwords whatever else a message carries."""
+# Codes of the terminal: the levels that a person should not miss.
+_COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[1;31m"}
 
-    def __init__(self, plain: str, in_task: str) -> None:
+
+class _Job(Protocol):
+    """A job, as far as a line of the log names it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+def about(job: _Job) -> dict[str, Any]:
+    """What a log record carries of the job that it is about, as `extra`."""
+    return {"task_id": job.id, "task_name": job.task, "attempt": job.attempt}
+
+
+class _Formatter(logging.Formatter):
+    """Adds the running task's name, id and attempt, and hides passwords whatever else a message carries."""
+
+    def __init__(self, plain: str, in_task: str, coloured: bool) -> None:
         super().__init__(plain)
         self._in_task = logging.Formatter(in_task)
+        self._colours: Mapping[int, str] = _COLOURS if coloured else {}
 
     def format(self, record: logging.LogRecord) -> str:
         request = current_request.get()
         # What pgqueue itself says of a job names it already.
         if request is None or record.name == "pgqueue.task":
-            return redact(super().format(record))
-        record.task_name, record.task_id = request.task, request.id
-        return redact(self._in_task.format(record))
+            text = super().format(record)
+        else:
+            record.task_name, record.task_id, record.attempt = request.task, request.id, request.attempt
+            text = self._in_task.format(record)
+        colour = self._colours.get(record.levelno)
+        return redact(text if colour is None else f"{colour}{text}\x1b[0m")
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: what happened; of a job its id, task and attempt; of an error its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "pid": record.process,
+            "message": redact(record.getMessage()),
+        }
+        request, known = current_request.get(), vars(record)
+        if "task_id" in known:
+            line |= {"job_id": known["task_id"], "task": known["task_name"], "attempt": known["attempt"]}
+        elif request is not None:
+            line |= {"job_id": request.id, "task": request.task, "attempt": request.attempt}
+        if record.exc_info:
+            line["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def set_up_logging(conf: Conf, level: str = "WARNING", logfile: str | None = None) -> None:
     """Send log records to a file or to standard error.
 
     Args:
-        conf: for worker_log_format, worker_task_log_format and worker_hijack_root_logger.
+        conf: for worker_log_format ("json" for JSON), worker_task_log_format, worker_log_color,
+            worker_hijack_root_logger and worker_redirect_stdouts.
         level: least severe level that is shown.
         logfile: path; None for standard error.
     """
     handler: logging.Handler
     handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(conf.worker_log_format, conf.worker_task_log_format))
+    if conf.worker_log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        coloured = conf.worker_log_color
+        if coloured is None:
+            coloured = not logfile and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        handler.setFormatter(_Formatter(conf.worker_log_format, conf.worker_task_log_format, coloured))
     root = logging.getLogger() if conf.worker_hijack_root_logger else logging.getLogger("pgqueue")
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -16,6 +16,7 @@ from pgqueue.errors import TaskRevokedError, TimeLimitExceeded
 from pgqueue.worker.completer import Entry, Recorded
 from pgqueue.worker.held import Held
 from pgqueue.worker.hosts import ChildHost, Host
+from pgqueue.worker.logs import about
 from pgqueue.worker.station import Station
 
 __all__ = ["Pool"]
@@ -300,7 +301,8 @@ class Pool:
     def _time_out(self, station: Station, held: Held, limit: float) -> None:
         error = TimeLimitExceeded(f"time limit of {limit:g} s of task {held.job.task}[{held.job.id}] passed")
         held.end = ("failed", encode_error(error), None)
-        logger.error("Task %s[%s] passed its time limit of %g s", held.job.task, held.job.id, limit)
+        job = held.job
+        logger.error("Task %s[%s] passed its time limit of %g s", job.task, job.id, limit, extra=about(job))
         if self.kind == "processes" or isinstance(station.host, ChildHost):
             # Neighbours in threads or on the loop go back in line, their attempt unspent.
             started = station.host.board.started

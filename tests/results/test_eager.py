@@ -17,7 +17,9 @@ from pgqueue import (
     ValidationError,
     current_connection,
 )
+from pgqueue.errors import Snooze
 from pgqueue.request import Request, current_request
+from pgqueue.retry import linear
 
 
 @pytest.fixture
@@ -217,3 +219,20 @@ def test_update_state_never_ends_a_job(eager: PgQueue) -> None:
     assert report.apply(("HALF",)).successful()
     with pytest.raises(PgQueueError, match="transactional"):
         current_connection()
+
+
+def test_a_policy_is_asked_and_a_snooze_ends_the_call(eager: PgQueue) -> None:
+    @eager.task(bind=True, name="t.ask", retry_policy=lambda attempt, *_: 100 if attempt < 4 else None)
+    def ask(self: Any) -> None:
+        raise OSError(f"{self.request.retries} retries")
+
+    @eager.task(bind=True, name="t.poll")
+    def poll(self: Any) -> None:
+        self.snooze(60)
+
+    with pytest.raises(OSError, match="3 retries"):
+        ask.apply().get()
+    snoozed = poll.apply()
+    assert snoozed.state == "RETRY"
+    assert isinstance(snoozed.result, Snooze)
+    assert linear(5)(2, OSError(), 0, None) == 10

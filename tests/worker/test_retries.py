@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from pgqueue import Ignore, MaxRetriesExceededError, PgQueue, Reject, Retry
+from pgqueue.errors import Snooze
+from pgqueue.retry import deadline, linear
 from tests.support.process import wait_until
 from tests.worker.conftest import Rows
 
@@ -248,3 +250,121 @@ def test_retry_from_an_except_block_keeps_the_error_being_handled(app: PgQueue, 
     (attempt,) = rows.attempts(result.id)
     assert attempt["error"]["message"] == "the first time"
     assert "raise Unreachable" in attempt["traceback"]
+
+
+def test_a_policy_decides_when_and_whether(app: PgQueue, rows: Rows) -> None:
+    told: list[tuple[int, str, float, int]] = []
+
+    def decide(attempt: int, error: BaseException, elapsed: float, request: Any) -> float | None:
+        told.append((attempt, str(error), elapsed, request.args[0]))
+        return 0 if attempt < 6 else None
+
+    @app.task(bind=True, retry_policy=decide, dont_autoretry_for=(Refused,))
+    def ask(self: Any, n: int) -> None:
+        raise Refused("no") if n == 0 else Unreachable(f"attempt {self.request.retries + 1}")
+
+    with app.worker(pool="threads", concurrency=1):
+        refused, asked = rows.end_of(ask.delay(0).id), rows.end_of(ask.delay(17).id)
+    assert (refused["state"], refused["attempt"]) == ("failed", 1)
+    assert (asked["state"], asked["attempt"], asked["error"]) == ("failed", 6, "attempt 6")
+    assert [(attempt, error, n) for attempt, error, _, n in told] == [(n, f"attempt {n}", 17) for n in range(1, 7)]
+    assert [elapsed for _, _, elapsed, _ in told] == sorted(elapsed for _, _, elapsed, _ in told)
+
+
+def test_a_deadline_counts_from_the_first_start_by_the_databases_clock(app: PgQueue, rows: Rows) -> None:
+    @app.task(retry_policy=deadline(3600, linear(60)))
+    def ask() -> None:
+        raise Unreachable("wait")
+
+    def as_if_an_hour_had_passed(job_id: str) -> None:
+        rows.execute(
+            "update pgqueue.live_jobs set run_at = clock_timestamp(), options = (options::jsonb ||"
+            " jsonb_build_object('since', (options ->> 'since')::timestamptz - interval '1 hour'))::json where id = %s",
+            [job_id],
+        )
+
+    with app.worker(pool="threads", concurrency=1):
+        result = ask.delay()
+        row = rows.until(result.id, "scheduled")
+        assert datetime.fromisoformat(row["options"]["since"]) == rows.attempts(result.id)[0]["started_at"]
+        as_if_an_hour_had_passed(result.id)
+        row = rows.end_of(result.id)
+        assert (row["state"], row["attempt"]) == ("failed", 2)
+        # A new life begins with a deadline of its own.
+        rows.execute("select pgqueue.revive_jobs(array[%s::uuid])", [result.id])
+        row = rows.until(result.id, "scheduled")
+    assert row["attempt"] == 1
+    assert datetime.fromisoformat(row["options"]["since"]) == rows.attempts(result.id)[-1]["started_at"]
+
+
+def test_a_policy_that_fails_fails_the_job_with_its_own_error(
+    app: PgQueue, rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> float:
+        raise ZeroDivisionError("in the policy")
+
+    @app.task(retry_policy=broken)
+    def ask() -> None:
+        raise Unreachable("the cause")
+
+    with app.worker(pool="threads", concurrency=1):
+        row = rows.end_of(ask.delay().id)
+    assert (row["state"], row["error"]) == ("failed", "the cause")
+    assert "in the policy" in caplog.text
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_a_snooze_costs_no_attempt(app: PgQueue, rows: Rows, transactional: bool) -> None:
+    seen: list[tuple[int, int]] = []
+
+    @app.task(bind=True, max_retries=0, transactional=transactional)
+    def poll(self: Any) -> str:
+        seen.append((self.request.attempt, self.request.retries))
+        if len(seen) == 1:
+            self.snooze(countdown=0)
+        if len(seen) == 2:
+            raise Snooze(timedelta(0))
+        return "there"
+
+    with app.worker(pool="threads", concurrency=1):
+        result = poll.delay()
+        assert result.get(timeout=30) == "there"
+    assert seen == [(1, 0)] * 3
+    assert rows.job(result.id)["attempt"] == 1
+    assert rows.attempts(result.id) == []
+
+
+def test_a_snoozed_job_waits_as_if_it_had_not_begun(app: PgQueue, rows: Rows) -> None:
+    far = datetime(2030, 1, 1, 12)  # noqa: DTZ001 - naive: in the app's time zone
+
+    @app.task(bind=True)
+    def in_seconds(self: Any) -> None:
+        self.snooze(100)
+
+    @app.task(bind=True)
+    async def at(self: Any) -> None:
+        self.snooze(eta=far)
+
+    with app.worker(concurrency=1):
+        first, second = in_seconds.delay(), at.delay()
+        row, later = rows.until(first.id, "scheduled"), rows.until(second.id, "scheduled")
+    assert (row["attempt"], row["started_at"], row["worker_id"], first.state) == (0, None, None, "PENDING")
+    assert abs(later["run_at"] - far.replace(tzinfo=UTC)) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("when", [{}, {"countdown": 1, "eta": "2030-01-01"}, {"countdown": -1}, {"eta": "soon"}])
+def test_a_snooze_without_a_time_fails(app: PgQueue, rows: Rows, when: dict[str, Any]) -> None:
+    @app.task(bind=True)
+    def poll(self: Any) -> None:
+        self.snooze(**when)
+
+    with app.worker(pool="threads", concurrency=1):
+        row = rows.end_of(poll.delay().id)
+    assert (row["state"], row["error_type"]) == ("failed", "pgqueue.errors.ValidationError")
+    assert row["error"].startswith("snooze: ")
+
+
+@pytest.mark.parametrize("when", [True, -1, float("nan"), "soon", datetime(2030, 1, 1)])  # noqa: DTZ001 - is refused
+def test_a_snooze_raised_by_hand_names_its_time(when: Any) -> None:
+    with pytest.raises(ValueError, match="Snooze: expected"):
+        Snooze(when)
