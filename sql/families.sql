@@ -31,7 +31,7 @@ order by id
 -- The jobs whose group is the one that gave a workflow its id, in the order of the header; none if there is no such.
 select n.id::text
 from pgqueue.workflows w
-cross join lateral unnest(w.job_ids) n (id)
+cross join lateral unnest(pgqueue.step_ids(w)) n (id)
 join lateral (
     select j.options from pgqueue.live_jobs j where j.id = n.id
     union all select f.options from pgqueue.finished_jobs f where f.id = n.id

@@ -182,6 +182,14 @@ create table workers (
 ) with (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=200);
 comment on table workers is 'Worker processes, their leases, what they serve.';
 
+create table workflow_additions (
+    workflow_id uuid not null,
+    place integer not null,
+    job_ids uuid[] not null,
+    constraint workflow_additions_pkey PRIMARY KEY (workflow_id, place)
+);
+comment on table workflow_additions is 'Ids of steps that were added to a workflow later.';
+
 create table workflow_edges (
     workflow_id uuid not null,
     child_id uuid not null,
@@ -231,6 +239,8 @@ create table workflows (
     id uuid not null,
     name text,
     job_ids uuid[] not null,
+    additions integer default 0 not null,
+    settle_id uuid,
     created_at timestamp with time zone default clock_timestamp() not null,
     keep interval,
     deadline_at timestamp with time zone,
@@ -333,7 +343,7 @@ create view all_workflows as
             count(*) FILTER (WHERE (r.state = ANY (ARRAY['cancelled'::text, 'expired'::text])) AND NOT pgqueue.is_tolerated(r.job_id) OR r.job_id IS NULL AND l.id IS NULL) AS cancelled,
             count(*) FILTER (WHERE r.state = 'skipped'::text) AS skipped,
             max(r.finished_at) AS finished_at
-           FROM unnest(w.job_ids) i(id)
+           FROM unnest(pgqueue.step_ids(w.*)) i(id)
              LEFT JOIN pgqueue.live_jobs l ON l.id = i.id
              LEFT JOIN pgqueue.workflow_results r ON r.job_id = i.id) s;
 comment on view all_workflows is 'Every workflow with its state and its progress. Part of the public contract.';
@@ -355,7 +365,7 @@ create view workflow_steps as
     j.compensates,
     r.propagated
    FROM pgqueue.workflows w
-     CROSS JOIN LATERAL unnest(w.job_ids) WITH ORDINALITY i(id, place)
+     CROSS JOIN LATERAL unnest(pgqueue.step_ids(w.*)) WITH ORDINALITY i(id, place)
      LEFT JOIN pgqueue.live_jobs l ON l.id = i.id
      LEFT JOIN pgqueue.workflow_results r ON r.job_id = i.id
      LEFT JOIN pgqueue.workflow_joins j ON j.job_id = i.id
@@ -468,26 +478,27 @@ CREATE OR REPLACE FUNCTION pgqueue.begin_membership(p_member_id uuid, p_last_id 
  SET jit TO 'off'
 AS $function$
 declare
-    v_join pgqueue.workflow_joins;
+    v_edge pgqueue.workflow_edges;
+    v_place integer;
 begin
     -- While the member's row is held its join cannot be released.
     perform 1 from pgqueue.live_jobs j where j.id = p_member_id and j.state || '' = 'running' for update;
     if found then
-        select j.* into v_join
+        select e.* into v_edge
         from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
         where e.parent_id = p_member_id and e.kind <> 'error' and j.inputs = 'list' and j.state = 'waiting'
         order by j.job_id limit 1 for update of j;
     end if;
-    if v_join.job_id is null then
+    if v_edge.child_id is null then
         raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
     end if;
     update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = p_member_id;
+    select e.position + 1 into v_place from pgqueue.workflow_edges e
+    where e.workflow_id = v_edge.workflow_id and e.child_id = v_edge.child_id order by e.position desc limit 1;
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-    select v_join.workflow_id, v_join.job_id, max(e.position) + 1, p_last_id,
-           (array_agg(e.kind order by e.position))[1], (array_agg(e.policy order by e.position))[1]
-    from pgqueue.workflow_edges e where e.workflow_id = v_join.workflow_id and e.child_id = v_join.job_id;
-    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_join.job_id;
-    return v_join.workflow_id;
+    values (v_edge.workflow_id, v_edge.child_id, v_place, p_last_id, v_edge.kind, v_edge.policy);
+    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_edge.child_id;
+    return v_edge.workflow_id;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.begin_replacement(p_id uuid, p_token bigint, p_last_id uuid, p_workflow_id uuid, p_keep interval)
@@ -510,8 +521,8 @@ begin
         v_job.workflow_id := p_workflow_id;
         insert into pgqueue.workflows (id, job_ids, keep) values (p_workflow_id, array[p_id], p_keep);
     end if;
-    select coalesce(max(e.position) + 1, 0) into v_place
-    from pgqueue.workflow_edges e where e.workflow_id = v_job.workflow_id and e.child_id = p_id;
+    v_place := coalesce((select e.position + 1 from pgqueue.workflow_edges e
+                         where e.workflow_id = v_job.workflow_id and e.child_id = p_id order by e.position desc limit 1), 0);
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     values (v_job.workflow_id, p_id, v_place, p_last_id, 'value', 'stop');
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, run)
@@ -586,8 +597,8 @@ declare
 begin
     update pgqueue.workflows w set cancelled_at = clock_timestamp()
     where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
-      and exists (select from unnest(w.job_ids) i (id) join pgqueue.live_jobs j on j.id = i.id)
-    returning w.job_ids, w.keep into v_ids, v_keep;
+      and exists (select from unnest(pgqueue.step_ids(w)) i (id) join pgqueue.live_jobs j on j.id = i.id)
+    returning pgqueue.step_ids(w), w.keep into v_ids, v_keep;
     if not found then
         return 0;
     end if;
@@ -1269,14 +1280,17 @@ declare
     v_now timestamptz := clock_timestamp();
     v_outside uuid[];
     v_settle uuid;
+    v_place integer;
 begin
     perform pg_current_xact_id();
     if p_existing then
-        update pgqueue.workflows w set job_ids = w.job_ids || p_ids where w.id = p_workflow_id and w.cancelled_at is null;
+        update pgqueue.workflows w set additions = w.additions + 1 where w.id = p_workflow_id and w.cancelled_at is null
+        returning w.additions, w.settle_id into v_place, v_settle;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
+        insert into pgqueue.workflow_additions (workflow_id, place, job_ids) values (p_workflow_id, v_place, p_ids);
         v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
         perform 1 from pgqueue.live_jobs j where j.id = any (v_outside) order by j.id for update;
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
@@ -1287,8 +1301,9 @@ begin
                 using errcode = 'invalid_parameter_value';
         end if;
     else
-        insert into pgqueue.workflows (id, name, job_ids, created_at, keep, deadline_at)
-        values (p_workflow_id, p_name, p_ids, v_now, p_keep, v_now + make_interval(secs => p_deadline_in));
+        insert into pgqueue.workflows (id, name, job_ids, settle_id, created_at, keep, deadline_at)
+        values (p_workflow_id, p_name, p_ids, p_ids[array_position(p_runs, 'settle')], v_now, p_keep,
+                v_now + make_interval(secs => p_deadline_in));
     end if;
 
     insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs, headers,
@@ -1329,10 +1344,8 @@ begin
 
     if p_existing then
         -- What waits for the end of everything also waits for the new steps.
-        select j.job_id into v_settle from pgqueue.workflow_joins j
-        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = p_workflow_id)) and j.run = 'settle'
-        for update;
         if v_settle is not null then
+            perform 1 from pgqueue.workflow_joins j where j.job_id = v_settle for update;
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
             select p_workflow_id, v_settle, j.total + n.place::integer, n.id, 'order', 'ignore'
             from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place) where j.job_id = v_settle;
@@ -1741,10 +1754,10 @@ declare
     v_ids uuid[];
 begin
     select array_agg(o.id), array_agg(i) into v_old, v_ids
-    from (select w.id, w.job_ids from pgqueue.workflows w
+    from (select w.id, pgqueue.step_ids(w) as job_ids from pgqueue.workflows w
           where w.created_at < clock_timestamp() - w.keep
-            and not exists (select from unnest(w.job_ids) i join pgqueue.live_jobs j on j.id = i)
-            and not exists (select from unnest(w.job_ids) i join pgqueue.workflow_results r on r.job_id = i
+            and not exists (select from unnest(pgqueue.step_ids(w)) i join pgqueue.live_jobs j on j.id = i)
+            and not exists (select from unnest(pgqueue.step_ids(w)) i join pgqueue.workflow_results r on r.job_id = i
                             where r.finished_at > clock_timestamp() - w.keep)
           order by w.created_at limit p_limit for update skip locked) o
     cross join unnest(o.job_ids) i;
@@ -1754,6 +1767,7 @@ begin
     delete from pgqueue.workflow_edges e where e.workflow_id = any (v_old);
     delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
+    delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
     with gone as (delete from pgqueue.workflows w where w.id = any (v_old) returning 1) select count(*) into p_limit from gone;
     return p_limit;
 end $function$;
@@ -1989,10 +2003,10 @@ declare
 begin
     perform pgqueue.lock_below(array (
         select j.job_id from pgqueue.workflow_joins j
-        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+        where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
           and j.run = 'wait' and j.step = resolve.event));
     select j.* into v_join from pgqueue.workflow_joins j
-    where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+    where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
       and j.run = 'wait' and j.step = resolve.event
     for update;
     if not found then
@@ -2056,24 +2070,19 @@ begin
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
         select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
-        from locked where changes -> 'snoozed' is null
+        from locked
     ), again as (
         update pgqueue.live_jobs j set
             state = case when l.delay > 0 then 'scheduled' else 'available' end,
             run_at = v_now + make_interval(secs => l.delay),
             seq = nextval('pgqueue.job_seq'),
-            attempt = case when l.changes -> 'snoozed' is null then j.attempt else j.attempt - 1 end,
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
             inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
             kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
-            options = case
-                when l.changes -> 'since' is null then coalesce(l.changes -> 'options', j.options)
-                when j.attempt - j.lost > 1 then
-                    (jsonb_build_object('since', l.begun_at) || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
-                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb || jsonb_build_object('since', l.begun_at))::json end,
+            options = coalesce(l.changes -> 'options', j.options),
             expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
         from locked l where j.id = l.id
         returning j.id, j.queue, j.cancel_asked
@@ -2093,6 +2102,7 @@ CREATE OR REPLACE FUNCTION pgqueue.retry_steps(p_ids uuid[])
 AS $function$
 declare
     v_workflow pgqueue.workflows;
+    v_ids uuid[];
     v_again uuid[];
     v_ready uuid[];
     v_queues text[];
@@ -2105,10 +2115,11 @@ begin
         where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids)) order by w.id for update
     loop
         v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
+        v_ids := pgqueue.step_ids(v_workflow);
         update pgqueue.workflows w set cancelled_at = null where w.id = v_workflow.id;
         perform 1 from pgqueue.live_jobs j
-        where j.id = any (v_workflow.job_ids) and j.state || '' <> 'waiting' order by j.id for update;
-        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
+        where j.id = any (v_ids) and j.state || '' <> 'waiting' order by j.id for update;
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) order by j.job_id for update;
         with recursive again as (
             select r.job_id, false as undone from pgqueue.workflow_results r
             where r.job_id = any (p_ids) and r.workflow_id = v_workflow.id
@@ -2187,7 +2198,7 @@ declare
     v_ids uuid[];
 begin
     v_ids := array (
-        select r.job_id from pgqueue.workflows w cross join unnest(w.job_ids) i (id)
+        select r.job_id from pgqueue.workflows w cross join lateral unnest(pgqueue.step_ids(w)) i (id)
         join pgqueue.workflow_results r on r.job_id = i.id and r.state in ('failed', 'cancelled', 'expired')
         where w.id = retry_workflow.workflow_id);
     if v_ids = '{}' then
@@ -2340,6 +2351,17 @@ begin
                 when p_args is null then ('[' || v_head || ']')::json
                 else ('[' || v_head || ', ' || substr(ltrim(p_args::text), 2))::json end;
 end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.step_ids(p_workflow pgqueue.workflows)
+ RETURNS uuid[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+    select case when p_workflow.additions = 0 then p_workflow.job_ids else p_workflow.job_ids || array (
+        select n.id from pgqueue.workflow_additions a cross join lateral unnest(a.job_ids) with ordinality n (id, place)
+        where a.workflow_id = p_workflow.id order by a.place, n.place) end
+$function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.step_kwargs(p_id uuid, p_kwargs json)
  RETURNS json

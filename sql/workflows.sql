@@ -87,7 +87,7 @@ select workflow_id::text from (
 
 -- name: workflow_job_ids
 -- Ids of all its steps, in the order in which they were given.
-select unnest(w.job_ids)::text from pgqueue.workflows w where w.id = %(workflow_id)s
+select unnest(pgqueue.step_ids(w))::text from pgqueue.workflows w where w.id = %(workflow_id)s
 
 -- name: get_workflow
 -- One workflow with its state and its progress.
@@ -115,7 +115,7 @@ order by s.place
 -- name: step_outcomes
 -- How those steps ended that did, the first first.
 select r.job_id::text, r.step, r.state, r.result::text, r.error::text, r.propagated
-from pgqueue.workflows w cross join unnest(w.job_ids) i (id) join pgqueue.workflow_results r on r.job_id = i.id
+from pgqueue.workflows w cross join lateral unnest(pgqueue.step_ids(w)) i (id) join pgqueue.workflow_results r on r.job_id = i.id
 where w.id = %(workflow_id)s
 order by r.finished_at, r.job_id
 

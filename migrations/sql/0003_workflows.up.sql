@@ -4,13 +4,23 @@
 create table pgqueue.workflows (
     id            uuid        primary key,
     name          text,
-    job_ids       uuid[]      not null,                -- all steps, in the order in which they were given
+    job_ids       uuid[]      not null,                -- its first steps, in the order in which they were given
+    additions     integer     not null default 0,      -- how often steps were added
+    settle_id     uuid,                                -- the step that waits for all others
     created_at    timestamptz not null default clock_timestamp(),
     keep          interval,                            -- how long after its end; null: for ever
     deadline_at   timestamptz,
     cancelled_at  timestamptz
 );
 create index workflows_created_at on pgqueue.workflows (created_at);
+
+-- Steps added later: rows of their own, or each addition would write all ids again.
+create table pgqueue.workflow_additions (
+    workflow_id   uuid        not null,
+    place         integer     not null,
+    job_ids       uuid[]      not null,
+    constraint workflow_additions_pkey primary key (workflow_id, place)
+);
 
 create table pgqueue.workflow_edges (
     workflow_id   uuid        not null,
@@ -56,6 +66,16 @@ create table pgqueue.workflow_results (
 );
 
 
+-- The ids of all steps of a workflow, in the order in which they were given.
+create function pgqueue.step_ids(p_workflow pgqueue.workflows) returns uuid[]
+language sql stable
+set search_path = pg_catalog, pgqueue, pg_temp as $$
+    select case when p_workflow.additions = 0 then p_workflow.job_ids else p_workflow.job_ids || array (
+        select n.id from pgqueue.workflow_additions a cross join lateral unnest(a.job_ids) with ordinality n (id, place)
+        where a.workflow_id = p_workflow.id order by a.place, n.place) end
+$$;
+
+
 -- nothing -> waiting, scheduled, available: a whole workflow, or more steps for one that runs -------------------------
 -- Edges may start at steps that exist. Their rows are updated, not only locked, so that a transaction that finishes one
 -- of them at REPEATABLE READ fails instead of missing the edge.
@@ -74,14 +94,17 @@ declare
     v_now timestamptz := clock_timestamp();
     v_outside uuid[];
     v_settle uuid;
+    v_place integer;
 begin
     perform pg_current_xact_id();
     if p_existing then
-        update pgqueue.workflows w set job_ids = w.job_ids || p_ids where w.id = p_workflow_id and w.cancelled_at is null;
+        update pgqueue.workflows w set additions = w.additions + 1 where w.id = p_workflow_id and w.cancelled_at is null
+        returning w.additions, w.settle_id into v_place, v_settle;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
+        insert into pgqueue.workflow_additions (workflow_id, place, job_ids) values (p_workflow_id, v_place, p_ids);
         v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
         perform 1 from pgqueue.live_jobs j where j.id = any (v_outside) order by j.id for update;
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
@@ -92,8 +115,9 @@ begin
                 using errcode = 'invalid_parameter_value';
         end if;
     else
-        insert into pgqueue.workflows (id, name, job_ids, created_at, keep, deadline_at)
-        values (p_workflow_id, p_name, p_ids, v_now, p_keep, v_now + make_interval(secs => p_deadline_in));
+        insert into pgqueue.workflows (id, name, job_ids, settle_id, created_at, keep, deadline_at)
+        values (p_workflow_id, p_name, p_ids, p_ids[array_position(p_runs, 'settle')], v_now, p_keep,
+                v_now + make_interval(secs => p_deadline_in));
     end if;
 
     insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs, headers,
@@ -134,10 +158,8 @@ begin
 
     if p_existing then
         -- What waits for the end of everything also waits for the new steps.
-        select j.job_id into v_settle from pgqueue.workflow_joins j
-        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = p_workflow_id)) and j.run = 'settle'
-        for update;
         if v_settle is not null then
+            perform 1 from pgqueue.workflow_joins j where j.job_id = v_settle for update;
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
             select p_workflow_id, v_settle, j.total + n.place::integer, n.id, 'order', 'ignore'
             from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place) where j.job_id = v_settle;
@@ -178,8 +200,8 @@ begin
         v_job.workflow_id := p_workflow_id;
         insert into pgqueue.workflows (id, job_ids, keep) values (p_workflow_id, array[p_id], p_keep);
     end if;
-    select coalesce(max(e.position) + 1, 0) into v_place
-    from pgqueue.workflow_edges e where e.workflow_id = v_job.workflow_id and e.child_id = p_id;
+    v_place := coalesce((select e.position + 1 from pgqueue.workflow_edges e
+                         where e.workflow_id = v_job.workflow_id and e.child_id = p_id order by e.position desc limit 1), 0);
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     values (v_job.workflow_id, p_id, v_place, p_last_id, 'value', 'stop');
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, run)
@@ -198,26 +220,27 @@ create function pgqueue.begin_membership(p_member_id uuid, p_last_id uuid) retur
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
 declare
-    v_join pgqueue.workflow_joins;
+    v_edge pgqueue.workflow_edges;
+    v_place integer;
 begin
     -- While the member's row is held its join cannot be released.
     perform 1 from pgqueue.live_jobs j where j.id = p_member_id and j.state || '' = 'running' for update;
     if found then
-        select j.* into v_join
+        select e.* into v_edge
         from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
         where e.parent_id = p_member_id and e.kind <> 'error' and j.inputs = 'list' and j.state = 'waiting'
         order by j.job_id limit 1 for update of j;
     end if;
-    if v_join.job_id is null then
+    if v_edge.child_id is null then
         raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
     end if;
     update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = p_member_id;
+    select e.position + 1 into v_place from pgqueue.workflow_edges e
+    where e.workflow_id = v_edge.workflow_id and e.child_id = v_edge.child_id order by e.position desc limit 1;
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-    select v_join.workflow_id, v_join.job_id, max(e.position) + 1, p_last_id,
-           (array_agg(e.kind order by e.position))[1], (array_agg(e.policy order by e.position))[1]
-    from pgqueue.workflow_edges e where e.workflow_id = v_join.workflow_id and e.child_id = v_join.job_id;
-    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_join.job_id;
-    return v_join.workflow_id;
+    values (v_edge.workflow_id, v_edge.child_id, v_place, p_last_id, v_edge.kind, v_edge.policy);
+    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_edge.child_id;
+    return v_edge.workflow_id;
 end $$;
 
 -- Steps without parents that the database itself runs.
@@ -662,10 +685,10 @@ declare
 begin
     perform pgqueue.lock_below(array (
         select j.job_id from pgqueue.workflow_joins j
-        where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+        where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
           and j.run = 'wait' and j.step = resolve.event));
     select j.* into v_join from pgqueue.workflow_joins j
-    where j.job_id = any (array (select unnest(w.job_ids) from pgqueue.workflows w where w.id = resolve.workflow_id))
+    where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
       and j.run = 'wait' and j.step = resolve.event
     for update;
     if not found then
@@ -703,8 +726,8 @@ declare
 begin
     update pgqueue.workflows w set cancelled_at = clock_timestamp()
     where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
-      and exists (select from unnest(w.job_ids) i (id) join pgqueue.live_jobs j on j.id = i.id)
-    returning w.job_ids, w.keep into v_ids, v_keep;
+      and exists (select from unnest(pgqueue.step_ids(w)) i (id) join pgqueue.live_jobs j on j.id = i.id)
+    returning pgqueue.step_ids(w), w.keep into v_ids, v_keep;
     if not found then
         return 0;
     end if;
@@ -722,7 +745,7 @@ declare
     v_ids uuid[];
 begin
     v_ids := array (
-        select r.job_id from pgqueue.workflows w cross join unnest(w.job_ids) i (id)
+        select r.job_id from pgqueue.workflows w cross join lateral unnest(pgqueue.step_ids(w)) i (id)
         join pgqueue.workflow_results r on r.job_id = i.id and r.state in ('failed', 'cancelled', 'expired')
         where w.id = retry_workflow.workflow_id);
     if v_ids = '{}' then
@@ -738,6 +761,7 @@ language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 declare
     v_workflow pgqueue.workflows;
+    v_ids uuid[];
     v_again uuid[];
     v_ready uuid[];
     v_queues text[];
@@ -750,10 +774,11 @@ begin
         where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids)) order by w.id for update
     loop
         v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
+        v_ids := pgqueue.step_ids(v_workflow);
         update pgqueue.workflows w set cancelled_at = null where w.id = v_workflow.id;
         perform 1 from pgqueue.live_jobs j
-        where j.id = any (v_workflow.job_ids) and j.state || '' <> 'waiting' order by j.id for update;
-        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_workflow.job_ids) order by j.job_id for update;
+        where j.id = any (v_ids) and j.state || '' <> 'waiting' order by j.id for update;
+        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) order by j.job_id for update;
         with recursive again as (
             select r.job_id, false as undone from pgqueue.workflow_results r
             where r.job_id = any (p_ids) and r.workflow_id = v_workflow.id
@@ -872,10 +897,10 @@ declare
     v_ids uuid[];
 begin
     select array_agg(o.id), array_agg(i) into v_old, v_ids
-    from (select w.id, w.job_ids from pgqueue.workflows w
+    from (select w.id, pgqueue.step_ids(w) as job_ids from pgqueue.workflows w
           where w.created_at < clock_timestamp() - w.keep
-            and not exists (select from unnest(w.job_ids) i join pgqueue.live_jobs j on j.id = i)
-            and not exists (select from unnest(w.job_ids) i join pgqueue.workflow_results r on r.job_id = i
+            and not exists (select from unnest(pgqueue.step_ids(w)) i join pgqueue.live_jobs j on j.id = i)
+            and not exists (select from unnest(pgqueue.step_ids(w)) i join pgqueue.workflow_results r on r.job_id = i
                             where r.finished_at > clock_timestamp() - w.keep)
           order by w.created_at limit p_limit for update skip locked) o
     cross join unnest(o.job_ids) i;
@@ -885,6 +910,7 @@ begin
     delete from pgqueue.workflow_edges e where e.workflow_id = any (v_old);
     delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
+    delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
     with gone as (delete from pgqueue.workflows w where w.id = any (v_old) returning 1) select count(*) into p_limit from gone;
     return p_limit;
 end $$;
@@ -897,7 +923,7 @@ select w.id as workflow_id, w.name as workflow, i.place, i.id as job_id, coalesc
        coalesce(r.state, l.state, 'deleted') as state, coalesce(l.task, f.task) as task, r.result, r.error, r.finished_at,
        j.total as waits_for, j.remaining, j.run, j.compensates, r.propagated
 from pgqueue.workflows w
-cross join lateral unnest(w.job_ids) with ordinality i (id, place)
+cross join lateral unnest(pgqueue.step_ids(w)) with ordinality i (id, place)
 left join pgqueue.live_jobs l on l.id = i.id
 left join pgqueue.workflow_results r on r.job_id = i.id
 left join pgqueue.workflow_joins j on j.job_id = i.id
@@ -918,11 +944,12 @@ cross join lateral (
            count(*) filter (where r.state in ('cancelled', 'expired') and not pgqueue.is_tolerated(r.job_id)
                                   or r.job_id is null and l.id is null) as cancelled,
            count(*) filter (where r.state = 'skipped') as skipped, max(r.finished_at) as finished_at
-    from unnest(w.job_ids) i (id)
+    from unnest(pgqueue.step_ids(w)) i (id)
     left join pgqueue.live_jobs l on l.id = i.id
     left join pgqueue.workflow_results r on r.job_id = i.id) s;
 
 comment on table pgqueue.workflows is 'Chains, groups, chords and named graphs, with the ids of their steps.';
+comment on table pgqueue.workflow_additions is 'Ids of steps that were added to a workflow later.';
 comment on table pgqueue.workflow_edges is 'Which step waits for which. Part of the public contract.';
 comment on table pgqueue.workflow_joins is 'Steps that wait for others: how many, and how many are left.';
 comment on table pgqueue.workflow_results is 'Outcomes of steps, as long as their workflow is kept.';

@@ -3,8 +3,9 @@
 import pytest
 
 from pgqueue.graph import NewEdge, NewStep, NewWorkflow
-from pgqueue.job import NewJob, new_job_ids
+from pgqueue.job import NewJob, new_job_id, new_job_ids
 from pgqueue.store import workflows
+from tests.store.graph import Graph
 from tests.store.store import Store
 
 pytestmark = pytest.mark.matrix
@@ -99,3 +100,44 @@ def test_chords_read_by_index_and_no_more_than_they_have(store: Store, size: int
     more_scans, more_entries = counted(store)
     assert more_scans == scans
     assert more_entries - entries < 3 * 7 * MEMBERS
+
+
+@pytest.mark.parametrize("how", ["replace", "add"])
+def test_members_that_extend_a_chord_cost_the_same_in_a_large_one(store: Store, how: str) -> None:
+    def read() -> int:
+        store.rows("select pg_stat_force_next_flush()")
+        scanned = store.value(
+            "select sum(seq_tup_read)::int from pg_stat_user_tables"
+            " where schemaname = 'pgqueue' and relname like 'workflow%'"
+        )
+        return int(scanned) + counted(store)[1]
+
+    def entries_of(size: int) -> float:
+        graph = Graph(store)
+        for n in range(size):
+            graph.step(f"m{n}")
+        graph.step("body", [f"m{n}" for n in range(size)], inputs="list")
+        graph.step("settle", [*graph.ids], run="settle", kind="order", policy="ignore").enqueue()
+        attempts = store.claim(graph.worker, size)
+        before = read()
+        for attempt in attempts:
+            new = NewStep(NewJob(new_job_id(), "t", "default"))
+            more = NewWorkflow(graph.id, [new], [])
+            if how == "replace":
+                replacement = {**workflows.workflow_parameters(more, 60, existing=True), "last_id": new.job.id}
+                assert store.run(workflows.replace_job(store.queries, attempt.job.id, attempt.token, replacement)) == []
+            else:
+                store.run(workflows.add_member(store.queries, more, 60, attempt.job.id, new.job.id))
+                store.finish([attempt])
+        store.finish(store.claim(graph.worker, size))
+        after = read()
+        (body,) = store.claim(graph.worker)
+        assert body.job.id == graph.ids["body"]
+        store.finish([body])
+        assert graph.state == "succeeded"
+        assert store.value("select steps from pgqueue.all_workflows where id = %s", [graph.id]) == 2 * size + 2
+        return (after - before) / size
+
+    entries_of(20)  # plans are made, and cached
+    small, large = entries_of(50), entries_of(300)
+    assert large < 1.5 * small, (small, large)
