@@ -481,13 +481,20 @@ declare
     v_edge pgqueue.workflow_edges;
     v_place integer;
 begin
+    perform pgqueue.lock_workflow_of(p_member_id);
     -- While the member's row is held its join cannot be released.
     perform 1 from pgqueue.live_jobs j where j.id = p_member_id and j.state || '' = 'running' for update;
     if found then
         select e.* into v_edge
         from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
         where e.parent_id = p_member_id and e.kind <> 'error' and j.inputs = 'list' and j.state = 'waiting'
-        order by j.job_id limit 1 for update of j;
+        order by j.job_id limit 1;
+    end if;
+    if v_edge.child_id is not null then
+        perform pgqueue.lock_below(array[v_edge.child_id]);
+        if (select j.state from pgqueue.workflow_joins j where j.job_id = v_edge.child_id) <> 'waiting' then
+            v_edge.child_id := null;  -- stopped meanwhile
+        end if;
     end if;
     if v_edge.child_id is null then
         raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
@@ -512,10 +519,14 @@ declare
     v_job pgqueue.live_jobs;
     v_place integer;
 begin
+    perform pgqueue.lock_workflow_of(p_id);
     select j.* into v_job from pgqueue.live_jobs j
     where j.id = p_id and j.claim_token = p_token and j.state || '' = 'running' for update;
     if not found then
         return null;
+    end if;
+    if v_job.cancel_asked then  -- it will be cancelled with what takes its place
+        perform pgqueue.lock_below(array[p_id]);
     end if;
     if v_job.workflow_id is null then
         v_job.workflow_id := p_workflow_id;
@@ -550,6 +561,9 @@ declare
     v_outcomes text[];
     v_steps uuid[];
 begin
+    if exists (select from pgqueue.live_jobs j where j.id = any (p_ids) and j.workflow_id is not null) then
+        perform pgqueue.lock_steps(p_ids);
+    end if;
     with locked as materialized (
         select k.* from (select distinct u from unnest(p_ids) u order by 1) d (id)
         cross join lateral (select j.* from pgqueue.live_jobs j where j.id = d.id offset 0 for update of j) k
@@ -577,7 +591,6 @@ begin
     where (select n from told) >= 0
       and (not l.waited_for or l.state = 'running' or pg_notify('pgqueue/results', l.id::text) is not null);
     if v_steps is not null then
-        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_steps) order by j.job_id for update;
         update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_steps);
         perform pgqueue.advance_workflows(v_steps, v_keep);
     end if;
@@ -595,6 +608,8 @@ declare
     v_keep interval;
     v_count integer;
 begin
+    -- Locked first: steps that somebody adds meanwhile are then seen.
+    perform 1 from pgqueue.workflows w where w.id = cancel_workflow.workflow_id for update;
     update pgqueue.workflows w set cancelled_at = clock_timestamp()
     where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
       and exists (select from unnest(pgqueue.step_ids(w)) i (id) join pgqueue.live_jobs j on j.id = i.id)
@@ -1284,7 +1299,11 @@ declare
 begin
     perform pg_current_xact_id();
     if p_existing then
-        update pgqueue.workflows w set additions = w.additions + 1 where w.id = p_workflow_id and w.cancelled_at is null
+        update pgqueue.workflows w set additions = w.additions + 1
+        where w.id = p_workflow_id
+          and (w.cancelled_at is null
+               or exists (select from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
+                          where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop is cancelled below
         returning w.additions, w.settle_id into v_place, v_settle;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
@@ -1292,7 +1311,7 @@ begin
         end if;
         insert into pgqueue.workflow_additions (workflow_id, place, job_ids) values (p_workflow_id, v_place, p_ids);
         v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
-        perform 1 from pgqueue.live_jobs j where j.id = any (v_outside) order by j.id for update;
+        perform pgqueue.lock_steps(v_outside) where v_outside <> '{}';
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
         if exists (select from unnest(v_outside) o (id)
                    where not exists (select from pgqueue.live_jobs j where j.id = o.id and j.workflow_id = p_workflow_id)
@@ -1621,6 +1640,47 @@ begin
     )
     select array_agg(b.id) into v_ids from below b;
     perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.lock_steps(p_ids uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+declare
+    v_held integer;
+begin
+    loop
+        begin
+            v_held := cardinality(array (select j.id from pgqueue.live_jobs j
+                                         where j.id = any (p_ids) and j.state || '' <> 'waiting' order by j.id for update));
+            perform pgqueue.lock_below(p_ids);
+            if v_held = (select count(*) from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'waiting') then
+                perform 1 from pgqueue.live_jobs j where j.id = any (p_ids) order by j.id for update;
+                return;
+            end if;
+            raise exception 'a step was released meanwhile' using errcode = 'PGQ02';
+        exception when sqlstate 'PGQ02' then
+        end;
+    end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.lock_workflow_of(p_job_id uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+    perform 1 from pgqueue.workflows w
+    where w.id = (select j.workflow_id from pgqueue.live_jobs j where j.id = p_job_id) for no key update;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
@@ -2070,19 +2130,24 @@ begin
     ), story as (
         insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
         select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
-        from locked
+        from locked where changes -> 'snoozed' is null
     ), again as (
         update pgqueue.live_jobs j set
             state = case when l.delay > 0 then 'scheduled' else 'available' end,
             run_at = v_now + make_interval(secs => l.delay),
             seq = nextval('pgqueue.job_seq'),
+            attempt = case when l.changes -> 'snoozed' is null then j.attempt else j.attempt - 1 end,
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
             inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
             kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
-            options = coalesce(l.changes -> 'options', j.options),
+            options = case
+                when l.changes -> 'since' is null then coalesce(l.changes -> 'options', j.options)
+                when j.attempt - j.lost > 1 then
+                    (jsonb_build_object('since', l.begun_at) || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
+                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb || jsonb_build_object('since', l.begun_at))::json end,
             expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
         from locked l where j.id = l.id
         returning j.id, j.queue, j.cancel_asked

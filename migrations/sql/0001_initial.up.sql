@@ -786,6 +786,9 @@ declare
     v_outcomes text[];
     v_steps uuid[];
 begin
+    if exists (select from pgqueue.live_jobs j where j.id = any (p_ids) and j.workflow_id is not null) then
+        perform pgqueue.lock_steps(p_ids);
+    end if;
     with locked as materialized (
         select k.* from (select distinct u from unnest(p_ids) u order by 1) d (id)
         cross join lateral (select j.* from pgqueue.live_jobs j where j.id = d.id offset 0 for update of j) k
@@ -813,7 +816,6 @@ begin
     where (select n from told) >= 0
       and (not l.waited_for or l.state = 'running' or pg_notify('pgqueue/results', l.id::text) is not null);
     if v_steps is not null then
-        perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_steps) order by j.job_id for update;
         update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_steps);
         perform pgqueue.advance_workflows(v_steps, v_keep);
     end if;

@@ -1,5 +1,5 @@
 -- Workflows: steps are jobs, edges are rows, joins are counters that the transaction that finishes a step decrements.
--- Locks are taken in one order everywhere: live rows that can end, joins, live rows that wait, each by id.
+-- Locks are taken in one order everywhere: workflows, live rows that can end, joins, live rows that wait, each by id.
 
 create table pgqueue.workflows (
     id            uuid        primary key,
@@ -98,7 +98,11 @@ declare
 begin
     perform pg_current_xact_id();
     if p_existing then
-        update pgqueue.workflows w set additions = w.additions + 1 where w.id = p_workflow_id and w.cancelled_at is null
+        update pgqueue.workflows w set additions = w.additions + 1
+        where w.id = p_workflow_id
+          and (w.cancelled_at is null
+               or exists (select from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
+                          where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop is cancelled below
         returning w.additions, w.settle_id into v_place, v_settle;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
@@ -106,7 +110,7 @@ begin
         end if;
         insert into pgqueue.workflow_additions (workflow_id, place, job_ids) values (p_workflow_id, v_place, p_ids);
         v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
-        perform 1 from pgqueue.live_jobs j where j.id = any (v_outside) order by j.id for update;
+        perform pgqueue.lock_steps(v_outside) where v_outside <> '{}';
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
         if exists (select from unnest(v_outside) o (id)
                    where not exists (select from pgqueue.live_jobs j where j.id = o.id and j.workflow_id = p_workflow_id)
@@ -182,6 +186,14 @@ begin
     end if;
 end $$;
 
+create function pgqueue.lock_workflow_of(p_job_id uuid) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
+begin
+    perform 1 from pgqueue.workflows w
+    where w.id = (select j.workflow_id from pgqueue.live_jobs j where j.id = p_job_id) for no key update;
+end $$;
+
 -- running -> waiting: a job that lets another step give its result. Returns its workflow, one of its own if it had none,
 -- to which the new steps are then added; null when the attempt is no longer the caller's.
 create function pgqueue.begin_replacement(p_id uuid, p_token bigint, p_last_id uuid, p_workflow_id uuid, p_keep interval) returns uuid
@@ -191,10 +203,14 @@ declare
     v_job pgqueue.live_jobs;
     v_place integer;
 begin
+    perform pgqueue.lock_workflow_of(p_id);
     select j.* into v_job from pgqueue.live_jobs j
     where j.id = p_id and j.claim_token = p_token and j.state || '' = 'running' for update;
     if not found then
         return null;
+    end if;
+    if v_job.cancel_asked then  -- it will be cancelled with what takes its place
+        perform pgqueue.lock_below(array[p_id]);
     end if;
     if v_job.workflow_id is null then
         v_job.workflow_id := p_workflow_id;
@@ -223,13 +239,20 @@ declare
     v_edge pgqueue.workflow_edges;
     v_place integer;
 begin
+    perform pgqueue.lock_workflow_of(p_member_id);
     -- While the member's row is held its join cannot be released.
     perform 1 from pgqueue.live_jobs j where j.id = p_member_id and j.state || '' = 'running' for update;
     if found then
         select e.* into v_edge
         from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
         where e.parent_id = p_member_id and e.kind <> 'error' and j.inputs = 'list' and j.state = 'waiting'
-        order by j.job_id limit 1 for update of j;
+        order by j.job_id limit 1;
+    end if;
+    if v_edge.child_id is not null then
+        perform pgqueue.lock_below(array[v_edge.child_id]);
+        if (select j.state from pgqueue.workflow_joins j where j.job_id = v_edge.child_id) <> 'waiting' then
+            v_edge.child_id := null;  -- stopped meanwhile
+        end if;
     end if;
     if v_edge.child_id is null then
         raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
@@ -355,6 +378,31 @@ begin
     )
     select array_agg(b.id) into v_ids from below b;
     perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
+end $$;
+
+-- Locks steps that somebody wants to end or to add to, and all that wait behind them. One that waited and is released
+-- before its join is locked can end by then, so that it comes too late in the order: all is let go and taken again.
+create function pgqueue.lock_steps(p_ids uuid[]) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+declare
+    v_held integer;
+begin
+    loop
+        begin
+            v_held := cardinality(array (select j.id from pgqueue.live_jobs j
+                                         where j.id = any (p_ids) and j.state || '' <> 'waiting' order by j.id for update));
+            perform pgqueue.lock_below(p_ids);
+            if v_held = (select count(*) from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'waiting') then
+                perform 1 from pgqueue.live_jobs j where j.id = any (p_ids) order by j.id for update;
+                return;
+            end if;
+            raise exception 'a step was released meanwhile' using errcode = 'PGQ02';
+        exception when sqlstate 'PGQ02' then
+        end;
+    end loop;
 end $$;
 
 -- p_only: count down these children alone; those of the steps that end here are all counted.
@@ -724,6 +772,8 @@ declare
     v_keep interval;
     v_count integer;
 begin
+    -- Locked first: steps that somebody adds meanwhile are then seen.
+    perform 1 from pgqueue.workflows w where w.id = cancel_workflow.workflow_id for update;
     update pgqueue.workflows w set cancelled_at = clock_timestamp()
     where w.id = cancel_workflow.workflow_id and w.cancelled_at is null
       and exists (select from unnest(pgqueue.step_ids(w)) i (id) join pgqueue.live_jobs j on j.id = i.id)

@@ -52,6 +52,11 @@ class Graph:
         self._steps = [one._replace(name=None) if one.name == name else one for one in self._steps]
         return self
 
+    def behind(self, name: str, after: Sequence[str]) -> "Graph":
+        """Let a step wait for ones that were given later, whose ids are higher."""
+        self._edges += [NewEdge(self.ids[one], self.ids[name], place) for place, one in enumerate(after)]
+        return self
+
     def enqueue(self, deadline_in: float | None = None) -> "Graph":
         workflow = NewWorkflow(self.id, self._steps, self._edges, "graph", deadline_in, self.ids.values())
         workflow.check()

@@ -1,5 +1,7 @@
 """Who waits for whom: sessions that end, resolve, cancel and extend the same workflow at once."""
 
+from pgqueue.graph import NewStep, NewWorkflow
+from pgqueue.job import NewJob, new_job_id
 from pgqueue.store import workflows
 from tests.store.graph import Graph
 
@@ -74,3 +76,58 @@ def test_timers_that_cannot_end_yet_keep_no_other_from_it(graph: Graph) -> None:
         store.rows("update pgqueue.live_jobs set run_at = run_at + interval '1 hour' where run_at > clock_timestamp()")
         later = store.enqueue("later", delay=0.0)
         assert [attempt.job.id for attempt in store.claim(graph.worker)][-1] == later
+
+
+def test_cancelling_waits_for_a_finish_and_not_the_other_way_round(graph: Graph) -> None:
+    """Of the rows it locks the cancelling session is kept from one in the middle, with a step that waits before it."""
+    graph.step("b").step("z").step("a").behind("b", ["a"]).enqueue()  # in the order of their ids
+    store = graph.store
+    found = graph.claim()
+    holder, canceller, finisher = store.session(), store.session(), store.session()
+    with holder.conn.transaction():
+        holder.rows("select from pgqueue.live_jobs where id = %s for update", [graph.ids["z"]])
+        cancelled = canceller.start(
+            lambda: canceller.run(workflows.cancel_workflow(canceller.queries, graph.id)), store
+        )
+        finished = finisher.start(lambda: finisher.finish([found["a"]]), store)
+        assert finished.result(10) == []
+    assert cancelled.result(10) == 2
+    assert graph.states == {"b": "cancelled", "z": "running", "a": "succeeded"}
+
+
+def test_adding_steps_waits_for_a_finish_and_not_the_other_way_round(graph: Graph) -> None:
+    graph.step("b").step("z").step("a").step("settle", ["b", "z", "a"], run="settle", kind="order", policy="ignore")
+    graph.behind("b", ["a"]).enqueue()
+    store = graph.store
+    found = graph.claim()
+    holder, adder, finisher = store.session(), store.session(), store.session()
+    added = Graph(adder, graph.id)
+    added.ids.update(graph.ids)
+    with holder.conn.transaction():
+        holder.rows("select from pgqueue.live_jobs where id = %s for update", [graph.ids["z"]])
+        done = adder.start(lambda: added.step("c", ["b", "z"]).enqueue(), store)
+        finished = finisher.start(lambda: finisher.finish([found["a"]]), store)
+        assert finished.result(10) == []
+    done.result(10)
+    assert list(graph.claim()) == ["b"]
+
+
+def test_cancelling_and_replacing_lock_the_workflow_first(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).enqueue()
+    store = graph.store
+    a = graph.claim()["a"]
+    holder, canceller, replacer = store.session(), store.session(), store.session()
+    new = NewStep(NewJob(new_job_id(), "t", "default"))
+    more = workflows.workflow_parameters(NewWorkflow(graph.id, [new], []), 60, existing=True)
+    replace = workflows.replace_job(store.queries, a.job.id, a.token, {**more, "last_id": new.job.id})
+    with holder.conn.transaction():
+        holder.rows("select from pgqueue.workflows where id = %s for update", [graph.id])
+        replaced = replacer.start(lambda: replacer.run(replace), store)
+        # It waits, and holds nothing that the other one is going to need.
+        store.rows("select from pgqueue.live_jobs where id = %s for update nowait", [a.job.id])
+        cancelled = canceller.start(
+            lambda: canceller.run(workflows.cancel_workflow(canceller.queries, graph.id)), store
+        )
+    assert cancelled.result(10) in (2, 3)
+    assert replaced.result(10) == []
+    assert store.states([*graph.ids.values(), new.job.id]) == ["cancelled"] * 3
