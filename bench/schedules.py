@@ -47,6 +47,7 @@ def fill(server: Server, count: int, every: str, spread: str) -> None:
     """Replace all schedules by so many intervals, whose ticks lie evenly over `spread`."""
     with server.connect() as connection:
         connection.execute("truncate pgqueue.schedules, pgqueue.schedule_ticks, pgqueue.live_jobs")
+        connection.execute("set pgqueue.check_task = off")
         connection.execute(
             "insert into pgqueue.schedules (name, task, every, anchor_at, catch_up)"
             " select 'bench ' || n, 'bench.tick', %s::interval,"

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-from pgqueue.errors import ConfigurationError
+from pgqueue.errors import ConfigurationError, ValidationError
 from pgqueue.signature import Signature
 from pgqueue.task import CoroutineTask, Task
 
@@ -143,6 +143,13 @@ class AppSchedules:
         call = sig.s() if isinstance(sig, Task) else sig
         if not isinstance(call, Signature):
             raise ConfigurationError(f"add_periodic_task: expected task.s(…) or a task, got {type(sig).__name__}")
+        given = options.get("options")
+        if (
+            not isinstance(args, Sequence)
+            or not isinstance(kwargs, Mapping | None)
+            or not isinstance(given, Mapping | None)
+        ):
+            raise ValidationError("add_periodic_task: args: a list or tuple, kwargs and options: dicts are expected")
         call = call.clone(tuple(args), dict(kwargs or {}))
         entry = {key: options.pop(key) for key in _OF_SCHEDULES if key in options}
         shown = [*map(repr, call.args), *(f"{key}={value!r}" for key, value in call.kwargs.items())]
@@ -154,7 +161,7 @@ class AppSchedules:
                 "schedule": schedule,
                 "args": call.args,
                 "kwargs": dict(call.kwargs),
-                "options": {**call.options, **options, **entry.pop("options", {})},
+                "options": {**call.options, **options, **(entry.pop("options", None) or {})},
                 **entry,
             },
         )

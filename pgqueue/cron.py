@@ -15,9 +15,10 @@ import threading
 from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
-__all__ = ["Cron", "check_expression", "cron_for"]
+from pgqueue.zones import zone_of
+
+__all__ = ["MAX_LENGTH", "Cron", "check_expression", "cron_for", "fires"]
 
 MAX_LENGTH = 1000
 DAY = 86_400
@@ -139,6 +140,45 @@ def _spelled_out(number: int, field: str) -> str:
     return ",".join([*map(str, sorted(found)), *special])
 
 
+def _kinds(weekdays: str) -> list[str]:
+    """The parts of a spelled-out field by their kinds: plain days, places such as 5#2, last ones such as l5."""
+    kinds: dict[str, list[str]] = {}
+    for part in weekdays.split(","):
+        kinds.setdefault("#" if "#" in part else part[0] if part[0] == "l" else "", []).append(part)
+    return [",".join(parts) for parts in kinds.values()]
+
+
+def fires(expression: str, both_days: bool) -> bool:
+    """Tell whether an expression ever ticks; check_expression() has found that its months have its days.
+
+    Args:
+        expression: checked.
+        both_days: as of Cron.
+    """
+    fields = _ALIASES.get(expression, expression).replace("?", "*").split()
+    if not both_days and not fields[2].startswith("*") and not fields[4].startswith("*"):
+        return True
+    days: set[int] = set()
+    for part in fields[2].split(","):
+        days.update(() if part == "l" else _values(2, fields[2], part))
+    weekdays = [_numbers(4, part) for part in fields[4].split(",")]
+    special = [part for part in weekdays if _SPECIAL_WEEKDAY.fullmatch(part)]
+    for month in {month for part in fields[3].split(",") for month in _values(3, fields[3], part)}:
+        for length in (28, 29) if month == 2 else (_LONGEST[month - 1],):
+            found = {day for day in days if day <= length} | ({length} if "l" in fields[2].split(",") else set())
+            # Each date falls on each day of the week, in one year or another.
+            if found and len(special) < len(weekdays):
+                return True
+            if any(_is_place(part, day, length) for part in special for day in found):
+                return True
+    return False
+
+
+def _is_place(part: str, day: int, length: int) -> bool:
+    """Whether a day of a month may be the one that `fri#2` or `l5` means."""
+    return day > length - 7 if part.startswith("l") else (day - 1) // 7 + 1 == int(part[-1])
+
+
 class _Change(NamedTuple):
     """Where a zone's clocks are set: the instant, and the offsets from UTC before and after, all in seconds."""
 
@@ -161,15 +201,21 @@ class Cron:
         from croniter import CroniterBadDateError, croniter  # noqa: PLC0415 - most programs have no use for it
 
         fields = _ALIASES.get(expression, expression).replace("?", "*").split()
-        self._zone = ZoneInfo(zone)
-        self._key = zone
+        self._zone = zone_of(zone)
+        self._key = self._zone.key
         self.follows_elapsed_time = any(sign in field for field in fields[:2] for sign in "*/")
         # A field with a star does not restrict: "0 0 */2 * mon" is a Monday with an odd date, as in cron.
         either = not both_days and not fields[2].startswith("*") and not fields[4].startswith("*")
         plain = [_spelled_out(number, field) for number, field in enumerate(fields)]
+        # Where places such as fri#2 are asked for, croniter neither takes either day nor other weekdays beside them.
+        weekdays = _kinds(plain[4])
+        days = [(plain[2], "*"), *(("*", weekday) for weekday in weekdays)] if either else None
         if either and "*" in (plain[2], plain[4]):
-            plain[2] = plain[4] = "*"
-        self._walk = croniter(" ".join(plain), 0.0, float, day_or=either)
+            days = [("*", "*")]
+        self._walks = []
+        for day, weekday in days or [(plain[2], weekday) for weekday in weekdays]:
+            text = " ".join([*plain[:2], day, plain[3], weekday, *plain[5:]])
+            self._walks.append(croniter(text, 0.0, float, day_or=False))
         self._end = CroniterBadDateError
         self._lock = threading.Lock()
 
@@ -181,12 +227,15 @@ class Cron:
 
     def _reading_after(self, wall: int) -> int | None:
         """The first reading after another that matches; readings are counted as if the zone were UTC."""
+        found: list[int] = []
         with self._lock:
-            self._walk.set_current(float(wall), force=True)
-            try:
-                return int(self._walk.get_next(float))
-            except self._end:
-                return None
+            for walk in self._walks:
+                walk.set_current(float(wall), force=True)
+                try:
+                    found.append(int(walk.get_next(float)))
+                except self._end:
+                    continue
+        return min(found, default=None)
 
     def _offset(self, at: int) -> int:
         offset = (_EPOCH + timedelta(seconds=at)).astimezone(self._zone).utcoffset()
@@ -254,7 +303,7 @@ def cron_for(expression: str, zone: str, both_days: bool) -> Cron:
 @functools.lru_cache(maxsize=4096)
 def _changes_of(key: str, year: int) -> list[_Change]:
     """The changes of a zone's offset within a year of UTC."""
-    zone = ZoneInfo(key)
+    zone = zone_of(key)
 
     def offset(at: int) -> int:
         found = datetime.fromtimestamp(at, zone).utcoffset()

@@ -4,15 +4,19 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
-from zoneinfo import ZoneInfo
+from typing import Any, cast
+from uuid import UUID
 
 from pgqueue.client import Client
 from pgqueue.config import Conf
 from pgqueue.errors import PgQueueError, ValidationError
-from pgqueue.option_values import instant, seconds, short
+from pgqueue.graph import NewWorkflow
+from pgqueue.option_values import flag, instant, seconds, short
 from pgqueue.recurrence import Timing, crontab, schedule, timing_of
+from pgqueue.signature import Signature
+from pgqueue.submission import build
 from pgqueue.task import Task
+from pgqueue.zones import zone_of
 
 __all__ = ["Definitions", "checked"]
 
@@ -22,8 +26,6 @@ _OF_ONE_JOB = {
     "eta": "the tick is its eta; give countdown, or start_at",
     "on_duplicate": "each tick makes a job of its own",
     "connection": "pass it to upsert()",
-    "link": "let the task enqueue what follows",
-    "link_error": "let the task enqueue what follows",
 }
 _POLICY = ("catch_up", "catch_up_limit", "starting_deadline", "overlap")
 
@@ -77,7 +79,7 @@ class Definitions:
         if "starting_deadline" not in details and isinstance(every, str | crontab):
             details["starting_deadline"] = self._conf.beat_cron_starting_deadline
         found = self.definition(
-            name, entry["task"], every, entry.get("args") or (), entry.get("kwargs"), entry.get("options"), details
+            name, entry["task"], every, entry.get("args"), entry.get("kwargs"), entry.get("options"), details
         )
         for unused in ("enabled", "check_task"):
             found.pop(unused)
@@ -91,7 +93,7 @@ class Definitions:
         name: str,
         task: str | Task[..., Any],
         every: Any,
-        args: Sequence[Any],
+        args: Sequence[Any] | None,
         kwargs: Mapping[str, Any] | None,
         options: Mapping[str, Any] | None,
         details: Mapping[str, Any],
@@ -101,13 +103,16 @@ class Definitions:
         if unknown:
             raise ValidationError(f"{unknown[0]}: there is no such option; known are {', '.join(sorted(_DETAILS))}")
         if not isinstance(name, str) or not 0 < len(name) <= 255 or not name.isprintable():
-            raise ValidationError(f"name: expected 1 to 255 printable characters, got {str(name)[:60]!r}")
+            raise ValidationError(f"name: expected 1 to 255 printable characters, got {short(name)}")
+        task = getattr(task, "name", task)
+        if not isinstance(task, str):
+            raise ValidationError(f"task: expected a task or its name, got {short(task)}")
         zone_name = self._conf.timezone if details.get("timezone") is None else details["timezone"]
-        zone = ZoneInfo(checked("timezone", _zone, zone_name))
+        zone = checked("timezone", zone_of, zone_name)
         timing: Timing = checked("schedule", timing_of, every, zone.key)
         found: dict[str, Any] = {
             "name": name,
-            "task": getattr(task, "name", task),
+            "task": task,
             **{key: getattr(timing, key) for key in ("cron", "every", "once_at", "solar", "match_both_days")},
             "timezone": zone.key,
             "anchor_at": timing.anchor_at,
@@ -117,17 +122,21 @@ class Definitions:
             found[key] = None if value is None else checked(key, instant, value, zone)
         if found["start_at"] and found["end_at"] and found["end_at"] < found["start_at"]:
             raise ValidationError("end_at: it is before start_at")
-        found["jitter"] = checked("jitter", _within, details.get("jitter") or 0, 0, 86_400)
+        found["jitter"] = checked("jitter", _within, 0 if details.get("jitter") is None else details["jitter"], 86_400)
         found["catch_up"] = checked("catch_up", _one_of, details.get("catch_up", "one"), ("skip", "one", "all"))
         found["overlap"] = checked("overlap", _one_of, details.get("overlap", "allow"), ("allow", "skip", "queue"))
         found["catch_up_limit"] = checked("catch_up_limit", _count, details.get("catch_up_limit", 100))
         deadline = details.get("starting_deadline")
         found["starting_deadline"] = None if deadline is None else checked("starting_deadline", seconds, deadline, 1)
-        if not (details.get("enabled") is None or isinstance(details["enabled"], bool)):
-            raise ValidationError(f"enabled: True or False is needed, got {short(details['enabled'])}")
-        found["enabled"] = details.get("enabled")
-        found["check_task"] = details.get("check_task", True) and found["task"] not in self._tasks
-        return {**found, **self._call(found["task"], args, kwargs or {}, options or {})}
+        for key in ("enabled", "check_task"):
+            found[key] = None if details.get(key) is None else checked(key, flag, details[key])
+        found["check_task"] = found["check_task"] is not False and task not in self._tasks
+        if not isinstance(args, Sequence | None) or isinstance(args, str | bytes):
+            raise ValidationError(f"args: expected a list or tuple, got {type(args).__name__}")
+        for key, given in (("kwargs", kwargs), ("options", options)):
+            if not isinstance(given, Mapping | None):
+                raise ValidationError(f"{key}: expected a dict, got {type(given).__name__}")
+        return {**found, **self._call(task, args or (), kwargs or {}, options or {})}
 
     def _call(
         self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
@@ -136,8 +145,15 @@ class Definitions:
         for option, reason in _OF_ONE_JOB.items():
             if options.get(option) is not None:
                 raise ValidationError(f"options: {option} is not for schedules: {reason}")
-        job = self._client.prepare(task, args, kwargs, dict(options)).job  # type: ignore[arg-type] # checked there
-        kept: dict[str, Any] = {"queue": job.queue, "priority": job.priority, **json.loads(job.options or "{}")}
+        kept: dict[str, Any] = {}
+        if options.get("link") or options.get("link_error"):
+            call = Signature[Any](task, tuple(args), kwargs, cast(Any, options), app=cast(Any, self._client))
+            workflow = build(call, None, None, {}).workflow
+            job = workflow.steps[0].job
+            kept["linked"] = _linked(workflow, self._client.results.keep())
+        else:
+            job = self._client.prepare(task, args, kwargs, dict(options)).job  # type: ignore[arg-type] # checked there
+        kept.update({"queue": job.queue, "priority": job.priority, **json.loads(job.options or "{}")})
         if job.headers:
             kept["headers"] = json.loads(job.headers)
         if job.delay:
@@ -147,6 +163,32 @@ class Definitions:
         return {"args": job.args or "[]", "kwargs": job.kwargs or "{}", "options": json.dumps(kept, sort_keys=True)}
 
 
+def _linked(workflow: NewWorkflow, keep: float | None) -> dict[str, Any]:
+    """The steps that follow each job, numbered from 1, and what they wait for; the job itself is 0."""
+    places = {step.job.id: place for place, step in enumerate(workflow.steps)}
+    groups: dict[str, str] = {}
+    steps = []
+    for step in workflow.steps[1:]:
+        job = step.job
+        if job.own_id:
+            raise ValidationError(
+                f"options: link: task_id of {job.task!r} is not for schedules: {_OF_ONE_JOB['task_id']}"
+            )
+        own = json.loads(job.options or "{}")
+        if "group_id" in own:
+            # The same whenever it is declared.
+            own["group_id"] = groups.setdefault(own["group_id"], str(UUID(int=len(groups) + 1)))
+        found = {
+            **{name: getattr(job, name) for name in ("task", "queue", "priority", "args", "kwargs", "headers")},
+            **{"options": json.dumps(own) if own else None, "delay": job.delay, "expires_in": job.expires_in},
+            **{name: value.isoformat() for name in ("eta", "expires_at") if (value := getattr(job, name)) is not None},
+            **{"inputs": step.inputs, "run": step.run},
+        }
+        steps.append({name: value for name, value in found.items() if value is not None})
+    edges = [[places[edge.parent_id], places[edge.child_id], *edge[2:]] for edge in workflow.edges]
+    return {"steps": steps, "edges": edges, "keep": keep}
+
+
 _CALL_KEYS = frozenset({"task", "schedule", "args", "kwargs", "options"})
 _DETAILS = frozenset({"timezone", "start_at", "end_at", "jitter", "enabled", "check_task", *_POLICY})
 
@@ -154,32 +196,24 @@ _DETAILS = frozenset({"timezone", "start_at", "end_at", "jitter", "enabled", "ch
 def checked(field: str, read: Callable[..., Any], *values: Any) -> Any:
     try:
         return read(*values)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, OverflowError) as error:
         raise ValidationError(f"{field}: {error}") from None
 
 
-def _zone(value: Any) -> str:
-    key = value.key if isinstance(value, ZoneInfo) else value
-    try:
-        return ZoneInfo(key).key
-    except (ValueError, OSError, KeyError, TypeError):
-        raise ValueError(f"expected the name of a time zone such as 'Europe/Berlin', got {str(key)[:60]!r}") from None
-
-
-def _within(value: Any, low: float, high: float) -> float:
-    found = seconds(value, low)
+def _within(value: Any, high: float) -> float:
+    found = seconds(value)
     if found > high:
-        raise ValueError(f"expected {low:g} to {high:g} seconds, got {found:g}")
+        raise ValueError(f"expected 0 to {high:g} seconds, got {found:g}")
     return found
 
 
 def _one_of(value: Any, known: Sequence[str]) -> Any:
     if value not in known:
-        raise ValueError(f"expected {', '.join(known)}, got {str(value)[:60]!r}")
+        raise ValueError(f"expected {', '.join(known)}, got {short(value)}")
     return value
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-        raise ValueError(f"expected a whole number from 1 to 10,000, got {str(value)[:60]!r}")
+        raise ValueError(f"expected a whole number from 1 to 10,000, got {short(value)}")
     return value

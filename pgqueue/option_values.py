@@ -38,8 +38,8 @@ def seconds(value: Any, low: float = 0.0) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected seconds or a timedelta, got {short(value)}")
-    if not math.isfinite(value) or not low <= value <= MAX_DELAY_SECONDS:
-        raise ValueError(f"expected {low:g} seconds to 10 years, got {value:g}")
+    if not low <= value <= MAX_DELAY_SECONDS:
+        raise ValueError(f"expected {low:g} seconds to 10 years, got {short(value)}")
     return float(value)
 
 
@@ -155,5 +155,8 @@ def expiry(value: Any, zone: ZoneInfo) -> tuple[float | None, datetime | None]:
 
 
 def short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        text = f"{type(value).__name__} of too many digits"
     return text if len(text) <= 60 else f"{text[:57]}..."

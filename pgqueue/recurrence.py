@@ -7,18 +7,20 @@ grid.
 
 import functools
 import importlib
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from pgqueue.cron import check_expression, cron_for
-from pgqueue.option_values import instant
+from pgqueue.cron import MAX_LENGTH, check_expression, cron_for, fires
+from pgqueue.option_values import instant, short
+from pgqueue.zones import zone_of
 
 __all__ = ["Timing", "crontab", "schedule", "solar", "timing_of"]
 
+MAX_NUMBERS = 1000  # in one field of crontab(); more of them are an expression that is too long
 MIN_INTERVAL = 0.1
 MAX_INTERVAL = 3660 * 86_400.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,20 +82,36 @@ class crontab:  # noqa: N801 - Celery's name
         return f"<crontab: {self.expression}>"
 
 
+_AROUND_COMMAS = re.compile(r"\s*,\s*")
 _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 
 
 def _field(name: str, value: Any, low: int, high: int) -> str:
     """One field of crontab() as cron writes it."""
-    if isinstance(value, bool) or (not isinstance(value, int | str) and not isinstance(value, Iterable)):
-        raise ValueError(f"{name}: expected a number, a text or numbers, got {value!r}")
-    if not isinstance(value, str):
-        value = ",".join(str(item) for item in ([value] if isinstance(value, int) else sorted(value)))
-    text = value.lower().replace(" ", "")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if isinstance(value, str):
+        text = _AROUND_COMMAS.sub(",", value.strip().lower())
+    else:
+        if isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
+            value = list(itertools.islice(value, MAX_NUMBERS))
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{name}: expected a number, a text or numbers, got {short(value)}")
+        if any(isinstance(item, bool) or not isinstance(item, int | str) for item in value):
+            raise ValueError(f"{name}: expected numbers, got {short(value)}")
+        text = ",".join(sorted((_printed(item) for item in value), key=lambda each: (len(each), each)))
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"{name}: expected at most {MAX_LENGTH} characters, got {len(text)}")
+    if not text or any(character.isspace() for character in text):
+        raise ValueError(f"{name}: {short(text)} is no value, range or step")
     if name == "day_of_week":
         for day in _WEEKDAYS:
             text = text.replace(day, day[:3])
     return ",".join(_unwrapped(name, part, low, high) for part in text.split(","))
+
+
+def _printed(item: int | str) -> str:
+    return item.strip().lower() if isinstance(item, str) else short(item)
 
 
 def _unwrapped(name: str, part: str, low: int, high: int) -> str:
@@ -139,9 +157,9 @@ class schedule:  # noqa: N801 - Celery's name
 def _interval(value: Any) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ValueError(f"expected seconds or a timedelta, got {value!r}")
-    if not math.isfinite(seconds) or not MIN_INTERVAL <= seconds <= MAX_INTERVAL:
-        raise ValueError(f"expected an interval of {MIN_INTERVAL} seconds to 3660 days, got {seconds:g}")
+        raise ValueError(f"expected seconds or a timedelta, got {short(value)}")
+    if not MIN_INTERVAL <= seconds <= MAX_INTERVAL:
+        raise ValueError(f"expected an interval of {MIN_INTERVAL} seconds to 3660 days, got {short(seconds)}")
     return float(seconds)
 
 
@@ -159,11 +177,11 @@ class solar:  # noqa: N801 - Celery's name
     """
 
     def __init__(self, event: str, lat: float, lon: float, *, nowfun: Any = None, app: Any = None) -> None:
-        if event not in _EVENTS:
-            raise ValueError(f"solar: expected {', '.join(_EVENTS)}, got {event!r}")
+        if not isinstance(event, str) or event not in _EVENTS:
+            raise ValueError(f"solar: expected {', '.join(_EVENTS)}, got {short(event)}")
         for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
-                raise ValueError(f"solar: {name}: expected -{most} to {most} degrees, got {value!r}")
+                raise ValueError(f"solar: {name}: expected -{most} to {most} degrees, got {short(value)}")
         self.text = f"{event} {lat:.6f} {lon:.6f}"
 
     def __repr__(self) -> str:
@@ -329,8 +347,8 @@ def timing_of(value: Any, zone: str) -> Timing:
     if isinstance(value, str):
         timing = Timing(cron=check_expression(value), timezone=zone)
     elif isinstance(value, datetime):
-        aware = value if value.tzinfo is not None else value.replace(tzinfo=ZoneInfo(zone))
-        timing = Timing(once_at=instant(aware, ZoneInfo(zone)), timezone=zone)
+        aware = value if value.tzinfo is not None else value.replace(tzinfo=zone_of(zone))
+        timing = Timing(once_at=instant(aware, zone_of(zone)), timezone=zone)
     elif isinstance(value, crontab):
         timing = Timing(cron=value.expression, match_both_days=True, timezone=zone)
     elif isinstance(value, solar):
@@ -341,7 +359,7 @@ def timing_of(value: Any, zone: str) -> Timing:
         timing = Timing(every=_interval(value), timezone=zone)
     else:
         timing = _of_celery(value, zone)
-    if timing.cron is not None and not _fires(timing):
+    if timing.cron is not None and not fires(timing.cron, timing.match_both_days):
         raise ValueError(f"{timing.cron!r} never fires")
     return timing
 
@@ -358,11 +376,3 @@ def _of_celery(value: Any, zone: str) -> Timing:
     raise ValueError(
         f"expected cron text, seconds, a timedelta, a datetime, crontab, schedule or solar, got {type(value).__name__}"
     )
-
-
-def _fires(timing: Timing) -> bool:
-    # Only days of the month that are bound to weekdays can fail to come; the rest was checked already.
-    fields = (timing.cron or "").split()
-    if len(fields) < 5 or fields[2] == "*":
-        return True
-    return replace(timing, timezone="UTC").next_after(datetime(2026, 1, 1, tzinfo=UTC)) is not None

@@ -4,7 +4,6 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo
 
 from pgqueue.client import Client
 from pgqueue.codec import decode_args, decode_kwargs
@@ -31,6 +30,7 @@ from pgqueue.store.schedules import (
 )
 from pgqueue.store.statement import Queries, Statement
 from pgqueue.task import Task
+from pgqueue.zones import zone_of
 
 __all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar", "timing_of"]
 
@@ -208,6 +208,11 @@ class Schedules:
         row = self._row(name)
         return self._run(schedule_history(self._queries, row.id, limit))
 
+    async def ahistory(self, name: str, limit: int = 20) -> Sequence[TickRow]:
+        """history() for async code."""
+        row = await self._arow(name)
+        return await self._arun(schedule_history(self._queries, row.id, limit))
+
     # backfill
 
     def backfill(
@@ -246,21 +251,20 @@ class Schedules:
 
     async def abackfill(self, name: str, begin: datetime, end: datetime, *, dry_run: bool = False) -> Backfill:
         """backfill() for async code."""
-        rows = await self._arun(list_schedules(self._queries, name))
-        _only(name, rows)
-        ticks = self._past_ticks(rows[0], begin, end)
+        row = await self._arow(name)
+        ticks = self._past_ticks(row, begin, end)
         enqueued = 0
         for start in range(0, len(ticks), BACKFILL_BATCH):
             batch = ticks[start : start + BACKFILL_BATCH]
             if dry_run:
-                noted = await self._arun(noted_ticks(self._queries, rows[0].id, batch))
+                noted = await self._arun(noted_ticks(self._queries, row.id, batch))
                 enqueued += len(batch) - len(noted)
             else:
-                enqueued += await self._arun(fire_ticks(self._queries, rows[0].id, batch))
+                enqueued += await self._arun(fire_ticks(self._queries, row.id, batch))
         return Backfill(len(ticks), enqueued)
 
     def _past_ticks(self, row: ScheduleRow, begin: datetime, end: datetime) -> Sequence[datetime]:
-        zone = ZoneInfo(row.timezone)
+        zone = checked("timezone", zone_of, row.timezone)
         begin, end = checked("from", instant, begin, zone), checked("to", instant, end, zone)
         if end < begin:
             raise ValidationError("to: it is before from")
@@ -294,6 +298,11 @@ class Schedules:
 
     def _row(self, name: str) -> ScheduleRow:
         rows = self._run(list_schedules(self._queries, name))
+        _only(name, rows)
+        return rows[0]
+
+    async def _arow(self, name: str) -> ScheduleRow:
+        rows = await self._arun(list_schedules(self._queries, name))
         _only(name, rows)
         return rows[0]
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -219,9 +219,13 @@ def _zone(found: "Schedule") -> str:
 
 
 def _local(found: "Schedule", instant: datetime) -> str:
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - not needed by --help
+    from pgqueue.zones import zone_of  # noqa: PLC0415 - not needed by --help
 
-    return instant.astimezone(ZoneInfo(found.timing.timezone)).isoformat(sep=" ")
+    try:
+        zone: tzinfo = zone_of(found.timing.timezone)
+    except ValueError:
+        zone = UTC  # the server knows one that this machine does not
+    return instant.astimezone(zone).isoformat(sep=" ")
 
 
 def _plain(found: "Schedule") -> dict[str, Any]:

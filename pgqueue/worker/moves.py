@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from pgqueue.store.schedules import DueRow, Move
 
-__all__ = ["move"]
+__all__ = ["move", "refused"]
 
 SKIP_DEADLINE = 60.0  # seconds a tick of catch_up "skip" may be late
 LOOK_AGAIN = timedelta(seconds=1)  # while a tick waits for the end of the last job
@@ -19,11 +19,15 @@ def move(row: DueRow) -> Move:
     try:
         return _move(row)
     except ImportError as error:
-        problem = f"{error}: install pgqueue[solar] where schedulers run"
-        return Move(row.id, None, None, row.queued_at, row.now + TRY_AGAIN, problem)
+        return refused(row, f"{error}: install pgqueue[solar] where schedulers run")
     except Exception as error:
         # Whatever is wrong with one schedule, the others tick.
-        return Move(row.id, None, None, row.queued_at, row.now + TRY_AGAIN, f"cannot be planned: {error}"[:500])
+        return refused(row, f"cannot be planned: {error}")
+
+
+def refused(row: DueRow, problem: str) -> Move:
+    """What becomes of a schedule that has a problem here: it is looked at again soon, its due ticks are not lost."""
+    return Move(row.id, row.next_run_at, None, row.queued_at, row.now + TRY_AGAIN, problem[:500])
 
 
 def _move(row: DueRow) -> Move:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgqueue.store.schedules import (
+    DueRow,
     Move,
     declare_schedules,
     due_schedules,
@@ -29,7 +30,7 @@ from pgqueue.store.schedules import (
     take_duty,
 )
 from pgqueue.store.statement import Queries, run
-from pgqueue.worker.moves import move
+from pgqueue.worker.moves import move, refused
 
 __all__ = ["Declared", "Scheduler", "fire_batch"]
 
@@ -78,24 +79,63 @@ def fire_batch(
     Returns:
         How many schedules were looked at, how many jobs were enqueued.
     """
+    try:
+        return _fire(connection, queries, BATCH, now, window)
+    except psycopg.OperationalError:
+        raise
+    except psycopg.DatabaseError as error:
+        # One schedule that cannot be enqueued, such as by a trigger of the user's, must not hold up the others.
+        logger.warning("schedules are fired one by one: %s", _said(error))
+    looked = fired = 0
+    while looked < BATCH:
+        seen, made = _fire(connection, queries, 1, now, window)
+        looked, fired = looked + seen, fired + made
+        if not seen:
+            break
+    return looked, fired
+
+
+def _fire(
+    connection: psycopg.Connection[Any], queries: Queries, limit: int, now: datetime | None, window: float | None
+) -> tuple[int, int]:
     with connection.transaction():
-        rows = run(connection, due_schedules(queries, BATCH, now, window))
+        rows = run(connection, due_schedules(queries, limit, now, window), prepare=True)
         if not rows:
             return 0, 0
         moves: list[Move] = []
-        began = time.monotonic()
+        began, ticks = time.monotonic(), 0
         for row in rows:
             moves.append(move(row))
-            # After an outage one schedule may have thousands of ticks: those that are left stay due.
-            if time.monotonic() - began > MOVING_SECONDS or len(moves[-1].ticks) > BATCH:
+            ticks += len(moves[-1].ticks)
+            # After an outage schedules may have thousands of ticks: those that are left stay due.
+            if time.monotonic() - began > MOVING_SECONDS or ticks > BATCH:
                 break
-        fired = run(connection, fire_schedules(queries, moves))
+        if limit > 1:
+            fired = run(connection, fire_schedules(queries, moves), prepare=True)
+        else:
+            moves[0], fired = _fire_one(connection, queries, rows[0], moves[0])
     for row, made in zip(rows, moves, strict=False):
         if made.problem:
             logger.error("schedule %r %s", row.name, made.problem)
         if row.next_run_at is not None and made.ticks and made.ticks[0][0] > row.next_run_at:
             logger.warning("schedule %r was late; ticks since %s were left out", row.name, row.next_run_at)
     return len(moves), fired
+
+
+def _fire_one(connection: psycopg.Connection[Any], queries: Queries, row: DueRow, made: Move) -> tuple[Move, int]:
+    """Fire one schedule; what the database does not enqueue is tried again later, and says why."""
+    try:
+        with connection.transaction():
+            return made, run(connection, fire_schedules(queries, [made]))
+    except psycopg.OperationalError:
+        raise
+    except psycopg.DatabaseError as error:
+        made = refused(row, f"cannot be enqueued: {_said(error)}")
+        return made, run(connection, fire_schedules(queries, [made]))
+
+
+def _said(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error).strip() or repr(error)).splitlines()[0]
 
 
 class Scheduler:
@@ -162,7 +202,7 @@ class Scheduler:
                     self._prune(connection)
                     delay = 0.1
             except psycopg.Error as error:
-                logger.warning("cannot schedule now: %s", (str(error).strip() or repr(error)).splitlines()[0])
+                logger.warning("cannot schedule now: %s", _said(error))
             except Exception:
                 logger.exception("the scheduler failed; it goes on")
             self._close()

@@ -36,6 +36,7 @@ def simulate(dsn: str, name: str, **columns: Any) -> None:
         ).format(
             sql.SQL(", ").join(map(sql.Identifier, columns)), sql.SQL(", ").join([sql.Placeholder()] * len(columns))
         )
+        connection.execute("set pgqueue.check_task = off")
         connection.execute(statement, [name, START, *columns.values()])
         connection.execute("update pgqueue.schedules set plan_from = %s, wake_at = %s", [START, START])
 

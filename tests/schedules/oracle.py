@@ -1,7 +1,8 @@
 """What a cron expression means, minute by minute: slow, and too simple to be wrong in the same way as the code."""
 
 import calendar
-from datetime import UTC, date, datetime, timedelta
+import functools
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 _NAMES = {
@@ -10,6 +11,7 @@ _NAMES = {
 }
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 MINUTE = timedelta(minutes=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _number(text: str, field: int) -> int:
@@ -44,54 +46,63 @@ def _matches(field: int, text: str, value: int, day: datetime) -> bool:
 
 
 class Year:
-    """A year of a zone, every minute of it."""
+    """A year of a zone, every minute of it. Readings of the clock and instants are minutes since 1970."""
 
     def __init__(self, zone: str, year: int) -> None:
         info = ZoneInfo(zone)
         self.begin = datetime(year, 1, 1, tzinfo=UTC)
         self.end = datetime(year + 1, 1, 1, tzinfo=UTC)
-        self.shown: dict[tuple[int, int], list[tuple[datetime, datetime]]] = {}  # (hour, minute): readings, instants
-        self.missing: list[tuple[datetime, datetime]] = []  # readings that were skipped, and the instant after them
+        self._shown: dict[int, list[tuple[int, int]]] = {}  # minute of the day: readings, instants
+        self._line: list[tuple[int, int]] = []  # all of them in order
+        self._missing: list[tuple[int, int]] = []  # readings that were skipped, and the instant after them
+        self._repeated: set[int] = set()  # instants at which a reading came for the second time
         self.shifts: list[datetime] = []
-        latest = None
-        seen: set[datetime] = set()
-        self.repeated: set[datetime] = set()  # instants at which a reading came for the second time
-        for number in range((self.end - self.begin) // MINUTE):
-            instant = self.begin + number * MINUTE
-            wall = instant.astimezone(info).replace(tzinfo=None)
-            self.shown.setdefault((wall.hour, wall.minute), []).append((wall, instant))
-            if wall in seen:
-                self.repeated.add(instant)
-            seen.add(wall)
-            if latest is not None and wall != latest + MINUTE:
-                self.shifts.append(instant)
-                while (latest := latest + MINUTE) < wall:
-                    self.missing.append((latest, instant))
-            latest = wall
+        latest = highest = None
+        for instant in range((self.begin - EPOCH) // MINUTE, (self.end - EPOCH) // MINUTE):
+            shown = datetime.fromtimestamp(instant * 60, info)
+            reading = instant + shown.utcoffset() // MINUTE  # type: ignore[operator] # it has a zone
+            self._line.append((reading, instant))
+            self._shown.setdefault(reading % 1440, []).append((reading, instant))
+            if latest is None or highest is None:
+                latest = highest = reading
+                continue
+            if reading != latest + 1:
+                self.shifts.append(EPOCH + instant * MINUTE)
+                self._missing.extend((skipped, instant) for skipped in range(latest + 1, reading))
+            latest = reading
+            if reading > highest:
+                highest = reading
+            else:
+                self._repeated.add(instant)
 
-    def ticks(self, expression: str, both_days: bool = False) -> list[datetime]:
-        """All ticks of the year, in order."""
+    def ticks(
+        self, expression: str, both_days: bool = False, within: tuple[datetime, datetime] | None = None
+    ) -> list[datetime]:
+        """All ticks of the year in order, or those from one instant up to another."""
         minute, hour, day, month, weekday = expression.lower().split()
         either = not both_days and day[0] not in "*?" and weekday[0] not in "*?"
-        days: dict[date, bool] = {}
 
-        def on(wall: datetime) -> bool:
-            known = days.get(wall.date())
-            if known is None:
-                two = _matches(2, day, wall.day, wall), _matches(4, weekday, wall.isoweekday() % 7, wall)
-                known = _matches(3, month, wall.month, wall) and (any(two) if either else all(two))
-                days[wall.date()] = known
-            return known
+        @functools.cache
+        def on(number: int) -> bool:
+            """Whether a day, counted since 1970, is one of the expression's."""
+            date = datetime(1970, 1, 1) + timedelta(days=number)  # noqa: DTZ001 - a reading of the clock
+            two = _matches(2, day, date.day, date), _matches(4, weekday, date.isoweekday() % 7, date)
+            return _matches(3, month, date.month, date) and (any(two) if either else all(two))
 
         any_day = datetime(2000, 1, 1)  # noqa: DTZ001 - only where the field is a minute or an hour
-        times = {
-            (h, m)
-            for h in range(24)
-            for m in range(60)
-            if _matches(0, minute, m, any_day) and _matches(1, hour, h, any_day)
-        }
-        found = {instant for time in times for wall, instant in self.shown.get(time, ()) if on(wall)}
+        minutes = [m for m in range(60) if _matches(0, minute, m, any_day)]
+        times = {h * 60 + m for h in range(24) if _matches(1, hour, h, any_day) for m in minutes}
+        if within is None:
+            first, last = self._line[0][1], self._line[-1][1] + 1
+            shown = [each for time in times for each in self._shown.get(time, ())]
+        else:
+            first, last = ((instant - EPOCH) // MINUTE for instant in within)
+            start = self._line[0][1]
+            stretch = self._line[max(first - start, 0) : max(last - start, 0)]
+            shown = [each for each in stretch if each[0] % 1440 in times]
+        found = {instant for reading, instant in shown if on(reading // 1440)}
         if not any(sign in minute + hour for sign in "*/"):
-            found -= self.repeated
-            found |= {instant for wall, instant in self.missing if (wall.hour, wall.minute) in times and on(wall)}
-        return sorted(found)
+            found -= self._repeated
+            missing = [each for each in self._missing if each[0] % 1440 in times and first <= each[1] < last]
+            found |= {instant for reading, instant in missing if on(reading // 1440)}
+        return [EPOCH + instant * MINUTE for instant in sorted(found)]
