@@ -941,19 +941,20 @@ end $$;
 -- Removes workflows that ended longer ago than they are to be kept. Returns how many.
 create function pgqueue.prune_workflows(p_limit integer) returns integer
 language plpgsql
-set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
 declare
+    v_found uuid[];
     v_old uuid[];
     v_ids uuid[];
 begin
-    select array_agg(o.id), array_agg(i) into v_old, v_ids
-    from (select w.id, pgqueue.step_ids(w) as job_ids from pgqueue.workflows w
-          where w.created_at < clock_timestamp() - w.keep
-            and not exists (select from unnest(pgqueue.step_ids(w)) i join pgqueue.live_jobs j on j.id = i)
-            and not exists (select from unnest(pgqueue.step_ids(w)) i join pgqueue.workflow_results r on r.job_id = i
-                            where r.finished_at > clock_timestamp() - w.keep)
-          order by w.created_at limit p_limit for update skip locked) o
-    cross join unnest(o.job_ids) i;
+    v_found := array (
+        select w.id from pgqueue.workflows w
+        where w.created_at < clock_timestamp() - w.keep and pgqueue.is_outdated(w)
+        order by w.created_at limit p_limit for update skip locked);
+    -- Once more, in a statement of its own: one may have been run on, or have got more steps, before it was locked.
+    select array_agg(distinct w.id), array_agg(i) into v_old, v_ids
+    from pgqueue.workflows w cross join lateral unnest(pgqueue.step_ids(w)) i
+    where w.id = any (v_found) and pgqueue.is_outdated(w);
     if v_old is null then
         return 0;
     end if;
@@ -961,8 +962,20 @@ begin
     delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
     delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
-    with gone as (delete from pgqueue.workflows w where w.id = any (v_old) returning 1) select count(*) into p_limit from gone;
-    return p_limit;
+    delete from pgqueue.workflows w where w.id = any (v_old);
+    return cardinality(v_old);
+end $$;
+
+-- Whether a workflow is over, and was so when its time began to run.
+create function pgqueue.is_outdated(p_workflow pgqueue.workflows) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    v_ids uuid[] := pgqueue.step_ids(p_workflow);
+begin
+    return not exists (select from pgqueue.live_jobs j where j.id = any (v_ids))
+       and not exists (select from pgqueue.workflow_results r
+                       where r.job_id = any (v_ids) and r.finished_at > clock_timestamp() - p_workflow.keep);
 end $$;
 
 

@@ -5,6 +5,7 @@ from pgqueue.job import NewJob, new_job_id
 from pgqueue.store import workflows
 from tests.store.graph import Graph
 
+LOOKER = "pgqueue_test_looker"
 DEADLINE = "update pgqueue.live_jobs set run_at = clock_timestamp() where task = 'pgqueue.deadline'"
 
 
@@ -131,3 +132,36 @@ def test_cancelling_and_replacing_lock_the_workflow_first(graph: Graph) -> None:
     assert cancelled.result(10) in (2, 3)
     assert replaced.result(10) == []
     assert store.states([*graph.ids.values(), new.job.id]) == ["cancelled"] * 3
+
+
+def test_a_workflow_that_is_run_on_while_it_is_looked_at_is_kept(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).enqueue()
+    graph.run(failing=["a"])
+    store = graph.store
+    store.rows("update pgqueue.workflows set created_at = created_at - interval '1 day'")
+    store.rows("update pgqueue.workflow_results set finished_at = finished_at - interval '1 day'")
+    # A policy that waits for the test stops the look in the middle, when it knows what it will see.
+    store.rows(f"create role {LOOKER}")
+    try:
+        store.rows(
+            "create function pgqueue.look() returns boolean language plpgsql as"
+            " $$begin perform pg_advisory_xact_lock_shared(17); return true; end$$"
+        )
+        store.rows(f"grant usage on schema pgqueue to {LOOKER}")
+        store.rows(f"grant all on all tables in schema pgqueue to {LOOKER}")
+        store.rows("alter table pgqueue.workflows enable row level security")
+        store.rows("create policy look on pgqueue.workflows using (pgqueue.look())")
+        looker = store.session()
+        looker.rows(f"set role {LOOKER}")
+        with store.conn.transaction():
+            store.rows("select pg_advisory_xact_lock(17)")
+            pruned = looker.start(lambda: looker.run(workflows.prune_workflows(looker.queries, 100)), store)
+            assert not pruned.done()
+            other = store.session()
+            other.run(workflows.retry_workflow(other.queries, graph.id))
+        assert pruned.result(10) == 0
+        assert graph.run() == ["a", "b"]
+        assert graph.state == "succeeded"
+    finally:
+        store.rows(f"drop owned by {LOOKER}")
+        store.rows(f"drop role {LOOKER}")
