@@ -51,8 +51,8 @@ def single(run: Run) -> Iterator[Figure]:
             for work in (bare, ours):
                 _rate(work, 50, THREADS)
             for _ in range(RUNS):
-                rates["floor 32"].append(_rate(bare, 250, THREADS))
-                rates["ours 32"].append(_rate(ours, 250, THREADS))
+                rates["floor 32"].append(_rate(bare, 125, THREADS))
+                rates["ours 32"].append(_rate(ours, 125, THREADS))
     server.clear()
     yield at_least("enqueue: single, own commit", "jobs/s", rates["ours"], rates["floor"], 0.85)
     yield at_least("enqueue: 32 threads beside a worker", "jobs/s", rates["ours 32"], rates["floor 32"], 0.85)
