@@ -220,6 +220,7 @@ create table workflow_joins (
     event json,
     constraint workflow_joins_pkey PRIMARY KEY (job_id)
 ) with (fillfactor=60, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=2000);
+CREATE INDEX workflow_joins_waiting ON pgqueue.workflow_joins USING btree (job_id) WHERE (state = 'waiting'::text);
 comment on table workflow_joins is 'Steps that wait for others: how many, and how many are left.';
 
 create table workflow_results (
@@ -623,7 +624,7 @@ begin
     return v_count;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgqueue.check_cron(p_cron text)
+CREATE OR REPLACE FUNCTION pgqueue.check_cron(p_cron text, p_both boolean DEFAULT false)
  RETURNS void
  LANGUAGE plpgsql
  IMMUTABLE
@@ -642,8 +643,12 @@ declare
     v_found text[];
     v_low bigint;
     v_high bigint;
-    v_first integer := 32;          -- the smallest day of month that is asked for
-    v_room integer := 0;            -- the longest of the months that are asked for
+    v_step integer;
+    v_days_of_month integer[] := '{}';
+    v_last boolean := false;        -- the last day of the month is asked for
+    v_months integer[] := '{}';
+    v_any_weekday boolean := false; -- a day of the week is asked for, whichever of the month
+    v_places text[] := '{}';        -- such as 5#2, l5
 begin
     if length(p_cron) > 1000 then
         raise exception 'cron: at most 1000 characters are possible, got %', length(p_cron) using errcode = 'invalid_parameter_value';
@@ -662,7 +667,9 @@ begin
     end if;
     for i in 1..cardinality(v_fields) loop
         v_field := v_fields[i];
-        continue when v_field = '?' and i in (3, 5);
+        if v_field = '?' and i in (3, 5) then
+            v_field := '*';
+        end if;
         foreach v_part in array regexp_split_to_array(v_field, ',') loop
             if i = 4 or i = 5 then
                 for j in 1..cardinality(case i when 4 then v_words else v_days end) loop
@@ -671,9 +678,8 @@ begin
                 end loop;
             end if;
             if (i = 3 and v_part = 'l') or (i = 5 and v_part ~ '^([0-7]#[1-5]|l[0-7])$') then
-                if i = 3 then
-                    v_first := least(v_first, 28);
-                end if;
+                v_last := v_last or i = 3;
+                v_places := v_places || case when i = 5 then v_part end;
                 continue;
             end if;
             v_found := regexp_match(v_part, '^(?:(\*)|(\d{1,4})(?:-(\d{1,4}))?)(?:/(\d{1,4}))?$');
@@ -693,18 +699,30 @@ begin
                 raise exception 'cron: %: a step of 1 to % is possible, got %', v_names[i], v_highs[i], quote_literal(v_part)
                     using errcode = 'invalid_parameter_value';
             end if;
+            v_step := coalesce(v_found[4]::integer, 1);
             if i = 3 then
-                v_first := least(v_first, v_low);
+                v_days_of_month := v_days_of_month || array (select generate_series(v_low, v_high, v_step)::integer);
             elsif i = 4 then
-                for m in v_low..v_high by coalesce(v_found[4]::integer, 1) loop
-                    v_room := greatest(v_room, v_longest[m]);
-                end loop;
+                v_months := v_months || array (select generate_series(v_low, v_high, v_step)::integer);
             end if;
+            v_any_weekday := v_any_weekday or i = 5;
         end loop;
     end loop;
-    if v_fields[5] in ('*', '?') and v_first < 32 and v_first > v_room then
-        raise exception 'cron: day of month: no such month has a day %, so it never fires', v_first
-            using errcode = 'invalid_parameter_value';
+    -- Each date falls on each day of the week, in one year or another.
+    if (p_both or v_fields[3] ~ '^[*?]' or v_fields[5] ~ '^[*?]') and not exists (
+        select from unnest(v_months) m (number),
+                    unnest(case m.number when 2 then '{28,29}' else array[v_longest[m.number]] end) n (length),
+                    unnest(v_days_of_month || case when v_last then n.length end) d (day)
+        where d.day <= n.length
+          and (v_any_weekday
+               or exists (select from unnest(v_places) w (place)
+                          where case when w.place like 'l%' then d.day > n.length - 7
+                                     else (d.day - 1) / 7 + 1 = right(w.place, 1)::integer end))) then
+        if v_any_weekday then
+            raise exception 'cron: day of month: no such month has a day %, so it never fires', (select min(d) from unnest(v_days_of_month) d)
+                using errcode = 'invalid_parameter_value';
+        end if;
+        raise exception 'cron: % never fires', quote_literal(p_cron) using errcode = 'invalid_parameter_value';
     end if;
 end $function$;
 
@@ -727,6 +745,10 @@ begin
         v_problem := 'kwargs: a JSON object is needed';
     elsif octet_length(new.args::text) + octet_length(new.kwargs::text) > 1048576 then
         v_problem := 'args: arguments are larger than 1048576 bytes; store them and pass their key';
+    elsif pgqueue.is_readable(new.args) is not true then
+        v_problem := 'args: at most 100 levels can be nested, without \u0000; store them and pass their key';
+    elsif pgqueue.is_readable(new.kwargs) is not true then
+        v_problem := 'kwargs: at most 100 levels can be nested, without \u0000; store them and pass their key';
     elsif num_nonnulls(new.cron, new.every, new.once_at, new.solar) <> 1 then
         v_problem := 'cron: give exactly one of cron, every, once_at and solar';
     elsif new.every is not null and (extract(year from new.every) <> 0 or extract(month from new.every) <> 0
@@ -736,6 +758,8 @@ begin
         v_problem := 'once_at: an instant between the years 1970 and 9000 is needed';
     elsif new.solar is not null and new.solar !~ '^(dawn_astronomical|dawn_nautical|dawn_civil|sunrise|solar_noon|sunset|dusk_civil|dusk_nautical|dusk_astronomical) -?\d{1,2}(\.\d+)? -?\d{1,3}(\.\d+)?$' then
         v_problem := 'solar: an event, latitude and longitude are needed, such as sunset 52.52 13.41';
+    elsif abs(split_part(new.solar, ' ', 2)::numeric) > 90 or abs(split_part(new.solar, ' ', 3)::numeric) > 180 then
+        v_problem := 'solar: a latitude of -90 to 90 and a longitude of -180 to 180 degrees are needed, got ' || new.solar;
     elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$' or (new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d' and new.timezone not in ('EST5EDT', 'CST6CDT', 'MST7MDT', 'PST8PDT')) then
         v_problem := 'timezone: a name such as Europe/Berlin is needed';
     elsif new.start_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
@@ -771,9 +795,13 @@ begin
             using errcode = 'invalid_parameter_value';
     end;
     if new.cron is not null then
-        perform pgqueue.check_cron(new.cron);
+        perform pgqueue.check_cron(new.cron, new.match_both_days);
     end if;
     perform pgqueue.check_schedule_options(new.options);
+    -- upsert_schedule asks for itself.
+    if (tg_op = 'INSERT' or new.task is distinct from old.task) and current_setting('pgqueue.check_task', true) is distinct from 'off' then
+        perform pgqueue.refuse_unknown(new.task);
+    end if;
 
     new.updated_at := v_now;
     if new.enabled then
@@ -807,6 +835,11 @@ begin
     if coalesce(jsonb_typeof(p_options), 'null') <> 'object' then
         raise exception 'options: a JSON object is needed, got %', coalesce(jsonb_typeof(p_options), 'NULL')
             using errcode = 'invalid_parameter_value';
+    elsif octet_length(p_options::text) > 1048576 then
+        raise exception 'options: at most 1048576 bytes are possible, got %', octet_length(p_options::text)
+            using errcode = 'invalid_parameter_value';
+    elsif p_options @? 'strict $.**{102 to last} ? (@.type() == "array" || @.type() == "object")' then
+        raise exception 'options: at most 100 levels can be nested' using errcode = 'invalid_parameter_value';
     end if;
     for v_name, v_value in select * from jsonb_each(p_options) loop
         v_kind := jsonb_typeof(v_value);
@@ -822,9 +855,21 @@ begin
         elsif v_name = 'headers' then
             if v_kind <> 'object' or v_value ?| array['task_id', 'schedule', 'scheduled_for'] then
                 v_wanted := 'a JSON object without task_id, schedule and scheduled_for is needed';
+            elsif octet_length(v_value::text) > 65536 then
+                v_wanted := 'at most 65536 bytes are possible';
             end if;
-        elsif v_name in ('stamps', 'over') then
-            null;  -- made and checked by clients
+        elsif v_name = 'stamps' then
+            if v_kind <> 'object' then
+                v_wanted := 'a JSON object is needed';
+            end if;
+        elsif v_name = 'over' then
+            if v_value not in ('"map"', '"starmap"') then
+                v_wanted := '"map" or "starmap" is needed';
+            end if;
+        elsif v_name = 'linked' then
+            if pgqueue.is_linked(v_value) is not true then
+                v_wanted := 'what link and link_error make in upsert() of Python is needed';
+            end if;
         elsif v_name = 'ignore_result' then
             if v_kind <> 'boolean' then
                 v_wanted := 'true or false is needed';
@@ -835,24 +880,31 @@ begin
             end if;
         elsif v_name = 'expires' and v_kind = 'string' then
             begin
-                perform (v_value #>> '{}')::timestamptz;
+                if (v_value #>> '{}')::timestamptz not between '1970-01-01 UTC' and '9000-01-01 UTC' then
+                    v_wanted := 'an instant between the years 1970 and 9000 is needed';
+                end if;
             exception when others then
                 v_wanted := 'seconds or an instant are needed';
             end;
         elsif v_name in ('countdown', 'expires', 'time_limit', 'soft_time_limit') then
-            if v_name like '%limit' and v_kind = 'null' then
+            if v_name <> 'countdown' and v_kind = 'null' then
                 continue;
-            elsif v_kind <> 'number' or v_value::text::numeric not between 0 and 315576000 then
-                v_wanted := 'seconds from 0 to 10 years are needed';
+            elsif v_kind <> 'number' or v_value::text::numeric not between (case when v_name like '%limit' then 0.001 else 0 end) and 315576000 then
+                v_wanted := case when v_name like '%limit' then 'seconds from 0.001' else 'seconds from 0' end || ' to 10 years are needed';
             end if;
         else
             raise exception 'options: % is none of queue, priority, countdown, expires, headers, time_limit, soft_time_limit, max_retries, ignore_result',
-                quote_literal(left(v_name, 60)) using errcode = 'invalid_parameter_value';
+                quote_literal(left(v_name, 60)) using errcode = 'invalid_parameter_value',
+                hint = 'Each tick makes a job of its own, whose eta is the tick; link and link_error are given to upsert() of Python.';
         end if;
         if v_wanted is not null then
             raise exception 'options: %: %, got %', v_name, v_wanted, left(v_value::text, 60) using errcode = 'invalid_parameter_value';
         end if;
     end loop;
+    if (p_options ->> 'soft_time_limit')::numeric > (p_options ->> 'time_limit')::numeric then
+        raise exception 'options: soft_time_limit: % s is longer than time_limit (% s)', p_options ->> 'soft_time_limit', p_options ->> 'time_limit'
+            using errcode = 'invalid_parameter_value';
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.claim_jobs(p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[], p_limit integer, p_excluded text[], p_due_window double precision)
@@ -1254,6 +1306,45 @@ begin
     return v_count;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.enqueue_linked(p_job uuid, p_linked jsonb, p_first jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_ids uuid[] := p_job || array (select pgqueue.new_job_id() from jsonb_array_elements(p_linked -> 'steps'));
+    v record;
+    e record;
+begin
+    select array_agg(x.parent + 1 order by x.child, x.position) as parents, array_agg(x.child + 1 order by x.child, x.position) as children,
+           array_agg(x.position order by x.child, x.position) as positions, array_agg(x.kind order by x.child, x.position) as kinds,
+           array_agg(x.policy order by x.child, x.position) as policies
+    into e
+    from (select (y ->> 0)::integer as parent, (y ->> 1)::integer as child, (y ->> 2)::integer as position, y ->> 3 as kind, y ->> 4 as policy
+          from jsonb_array_elements(p_linked -> 'edges') y) x;
+    select array_agg(t.s ->> 'task' order by t.n) as tasks, array_agg(t.s ->> 'queue' order by t.n) as queues,
+           array_agg((t.s ->> 'priority')::smallint order by t.n) as priorities, array_agg(t.s ->> 'args' order by t.n) as args,
+           array_agg(t.s ->> 'kwargs' order by t.n) as kwargs, array_agg(t.s ->> 'headers' order by t.n) as headers,
+           array_agg(t.s ->> 'options' order by t.n) as options,
+           array_agg((t.s ->> 'delay')::double precision order by t.n) as delays,
+           array_agg((t.s ->> 'eta')::timestamptz order by t.n) as etas,
+           array_agg((t.s ->> 'expires_in')::double precision order by t.n) as expires_in,
+           array_agg((t.s ->> 'expires_at')::timestamptz order by t.n) as expires_at,
+           array_agg(case when t.n > 1 then p_job end order by t.n) as root_ids,
+           array_agg((select v_ids[u.parent] from unnest(e.parents, e.children, e.positions) u (parent, child, position)
+                      where u.child = t.n order by u.position desc limit 1) order by t.n) as parent_ids,
+           array_agg(t.s ->> 'inputs' order by t.n) as inputs, array_agg(t.s ->> 'run' order by t.n) as runs,
+           array_agg((select count(*)::integer from unnest(e.children) u (child) where u.child = t.n) order by t.n) as waits
+    into v
+    from jsonb_array_elements(p_first || (p_linked -> 'steps')) with ordinality t (s, n);
+    perform pgqueue.enqueue_workflow(
+        pgqueue.new_job_id(), null, make_interval(secs => (p_linked ->> 'keep')::double precision), null, false,
+        v_ids, v.tasks, v.queues, v.priorities, v.args, v.kwargs, v.headers, v.options, v.delays, v.etas, v.expires_in, v.expires_at,
+        v.root_ids, v.parent_ids, null, null, v.inputs, v.runs, null, v.waits,
+        array (select v_ids[u] from unnest(e.children) with ordinality o (u, n) order by o.n),
+        array (select v_ids[u] from unnest(e.parents) with ordinality o (u, n) order by o.n), e.positions, e.kinds, e.policies);
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.enqueue_ticks(p_schedules bigint[], p_ticks timestamp with time zone[], p_jobs uuid[])
  RETURNS void
  LANGUAGE plpgsql
@@ -1268,18 +1359,34 @@ begin
            array_agg((coalesce(s.options -> 'headers', '{}') || jsonb_build_object('schedule', s.name)
                       || case when t.tick is null then '{}'
                          else jsonb_build_object('scheduled_for', to_char(t.tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')) end)::text) as headers,
-           array_agg(nullif((s.options - '{queue,priority,countdown,expires,headers}'::text[])::text, '{}')) as options,
+           array_agg(nullif((s.options - '{queue,priority,countdown,expires,headers,linked}'::text[])::text, '{}')) as options,
            -- The same tick waits equally long, whoever fires it.
            array_agg(case when s.jitter > interval '0' or s.options ? 'countdown' then
                          coalesce(t.tick, clock_timestamp()) + make_interval(secs => coalesce((s.options ->> 'countdown')::double precision, 0))
                          + s.jitter * coalesce((hashtextextended(s.id || '/' || extract(epoch from t.tick), 0) & 2147483647) / 2147483648.0, 0)
                      end) as etas,
            array_agg(case jsonb_typeof(s.options -> 'expires') when 'number' then (s.options ->> 'expires')::double precision end) as expires_in,
-           array_agg(case jsonb_typeof(s.options -> 'expires') when 'string' then (s.options ->> 'expires')::timestamptz end) as expires_at
+           array_agg(case jsonb_typeof(s.options -> 'expires') when 'string' then (s.options ->> 'expires')::timestamptz end) as expires_at,
+           array_agg(s.options -> 'linked') as linked, bool_or(s.options ? 'linked') as any_linked
     into v
     from (select * from unnest(p_schedules, p_ticks, p_jobs) u (schedule, tick, job) order by u.tick, u.schedule) t
     join pgqueue.schedules s on s.id = t.schedule;
-    if v.ids is not null then
+    if v.any_linked then
+        for i in 1..cardinality(v.ids) loop
+            if v.linked[i] is null then
+                perform pgqueue.enqueue_jobs(
+                    v.ids[i:i], v.tasks[i:i], v.queues[i:i], v.priorities[i:i], v.args[i:i], v.kwargs[i:i], v.headers[i:i],
+                    v.options[i:i], null, v.etas[i:i], v.expires_in[i:i], v.expires_at[i:i], null, null);
+            else
+                perform pgqueue.enqueue_linked(
+                    v.ids[i], v.linked[i],
+                    jsonb_build_object(
+                        'task', v.tasks[i], 'queue', v.queues[i], 'priority', v.priorities[i], 'args', v.args[i], 'kwargs', v.kwargs[i],
+                        'headers', v.headers[i], 'options', v.options[i], 'eta', v.etas[i], 'expires_in', v.expires_in[i],
+                        'expires_at', v.expires_at[i]));
+            end if;
+        end loop;
+    elsif v.ids is not null then
         perform pgqueue.enqueue_jobs(v.ids, v.tasks, v.queues, v.priorities, v.args, v.kwargs, v.headers, v.options, null,
                                      v.etas, v.expires_in, v.expires_at, null, null);
     end if;
@@ -1591,6 +1698,38 @@ begin
         or exists (select from pgqueue.workflow_results r where r.job_id = p_id);
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgqueue.is_linked(p_linked jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+declare
+    v_count integer;
+begin
+    v_count := jsonb_array_length(p_linked -> 'steps');
+    return v_count between 1 and 1000 and jsonb_array_length(p_linked -> 'edges') between 1 and 10000
+       and coalesce(jsonb_typeof(p_linked -> 'keep'), 'null') in ('null', 'number')
+       and not exists (
+           select from jsonb_to_recordset(p_linked -> 'steps') t (
+               task text, queue text, priority smallint, args text, kwargs text, headers text, options text,
+               delay double precision, eta timestamptz, expires_in double precision, expires_at timestamptz, inputs text, run text)
+           where (t.task ~ '^[^[:cntrl:][:space:]]{1,255}$' and t.queue ~ '^[A-Za-z0-9_.:-]{1,128}$' and t.priority between 0 and 9
+                  and coalesce(json_typeof(t.args::json), 'array') = 'array'
+                  and coalesce(json_typeof(t.kwargs::json), 'object') = 'object'
+                  and coalesce(json_typeof(t.headers::json), 'object') = 'object'
+                  and coalesce(json_typeof(t.options::json), 'object') = 'object'
+                  and coalesce(t.delay, 0) between 0 and 315576000 and coalesce(t.expires_in, 0) between 0 and 315576000
+                  and coalesce(t.inputs, 'value') in ('value', 'list', 'error') and coalesce(t.run, 'gather') = 'gather') is not true)
+       and not exists (
+           select from jsonb_array_elements(p_linked -> 'edges') e
+           where ((e ->> 0)::integer between 0 and (e ->> 1)::integer - 1 and (e ->> 1)::integer <= v_count and (e ->> 2)::integer >= 0
+                  and e ->> 3 in ('value', 'order', 'error') and e ->> 4 in ('stop', 'value', 'ignore')) is not true)
+       and (select count(distinct (e ->> 1, e ->> 2)) = count(*) and count(distinct e ->> 1) = v_count
+            from jsonb_array_elements(p_linked -> 'edges') e);
+exception when data_exception then
+    return false;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.is_outdated(p_workflow pgqueue.workflows)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1604,6 +1743,18 @@ begin
     return not exists (select from pgqueue.live_jobs j where j.id = any (v_ids))
        and not exists (select from pgqueue.workflow_results r
                        where r.job_id = any (v_ids) and r.finished_at > clock_timestamp() - p_workflow.keep);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.is_readable(p_value json)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+begin
+    return not p_value::jsonb @? 'strict $.**{101 to last} ? (@.type() == "array" || @.type() == "object")';
+exception when data_exception or program_limit_exceeded then
+    return false;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.is_refusal(p_state text, p_result json)
@@ -1766,7 +1917,12 @@ CREATE OR REPLACE FUNCTION pgqueue.mend_workflows()
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
  SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
     v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
@@ -1877,6 +2033,18 @@ begin
         offset 0 for update of j) k;
     update pgqueue.live_jobs j set begun = p_begun where j.id = any (v_ids);
     return v_ids;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.refuse_unknown(p_task text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+AS $function$
+begin
+    if not pgqueue.task_is_known(p_task) then
+        raise exception 'task: % is registered neither here nor by any worker of this database', coalesce(quote_literal(left(p_task, 255)), 'NULL')
+            using errcode = 'invalid_parameter_value', hint = 'Start its worker first, or call upsert_schedule(…, check_task => false).';
+    end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.release_at_once(p_workflow_id uuid, p_ids uuid[], p_waits integer[], p_runs text[], p_kept timestamp with time zone)
@@ -2555,15 +2723,16 @@ AS $function$
 #variable_conflict use_column
 declare
     v_id bigint;
+    v_check text := current_setting('pgqueue.check_task', true);
 begin
     if upsert_schedule.once_at < clock_timestamp() - interval '1 minute' then
         raise exception 'once_at: an instant in the future is needed, got %', upsert_schedule.once_at
             using errcode = 'invalid_parameter_value';
     end if;
-    if check_task and not pgqueue.task_is_known(upsert_schedule.task) then
-        raise exception 'task: % is registered neither here nor by any worker of this database', coalesce(quote_literal(left(upsert_schedule.task, 255)), 'NULL')
-            using errcode = 'invalid_parameter_value', hint = 'Start its worker first, or pass check_task => false.';
+    if check_task then
+        perform pgqueue.refuse_unknown(upsert_schedule.task);
     end if;
+    perform set_config('pgqueue.check_task', 'off', true);
     insert into pgqueue.schedules as s (
         name, task, args, kwargs, options, cron, every, once_at, solar, match_both_days, timezone, start_at, end_at,
         anchor_at, jitter, catch_up, catch_up_limit, starting_deadline, overlap, enabled)
@@ -2581,6 +2750,7 @@ begin
         catch_up_limit = excluded.catch_up_limit, starting_deadline = excluded.starting_deadline, overlap = excluded.overlap,
         enabled = coalesce(upsert_schedule.enabled, s.enabled)
     returning s.id into v_id;
+    perform set_config('pgqueue.check_task', coalesce(v_check, ''), true);
     return v_id;
 end $function$;
 

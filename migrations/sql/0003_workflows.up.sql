@@ -51,6 +51,7 @@ create table pgqueue.workflow_joins (
     compensates   uuid,                                -- the step that it undoes
     event         json                                 -- resolved before the step was reached
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+create index workflow_joins_waiting on pgqueue.workflow_joins (job_id) where state = 'waiting';  -- for mend_workflows
 
 -- The outcome of each step that ended, for its successors and for people, as long as the workflow is kept: whatever
 -- happens meanwhile to the finished job itself.
@@ -903,7 +904,9 @@ end $$;
 -- A step whose job was deleted by hand counts as cancelled, so that what waits for it ends. Returns how many.
 create function pgqueue.mend_workflows() returns integer
 language plpgsql
-set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 declare
     v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
     v_missing uuid[];

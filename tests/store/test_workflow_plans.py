@@ -141,3 +141,33 @@ def test_members_that_extend_a_chord_cost_the_same_in_a_large_one(store: Store, 
     entries_of(20)  # plans are made, and cached
     small, large = entries_of(50), entries_of(300)
     assert large < 1.5 * small, (small, large)
+
+
+@pytest.mark.parametrize("known", ["none", "stale", "fresh"])
+def test_mending_reads_what_waits_and_nothing_of_what_is_over(store: Store, known: str) -> None:
+    if known == "stale":
+        analyze(store)
+    others(store, 20_000)
+    store.rows("update pgqueue.workflow_joins set state = 'ended'")
+    store.rows("vacuum pgqueue.workflow_joins")
+    if known == "fresh":
+        analyze(store)
+    Graph(store).step("a").step("b", ["a"]).enqueue()
+    for _ in range(7):  # plans are made, and cached
+        store.run(workflows.mend_workflows(store.queries))
+    scans, entries = counted(store)
+    assert store.run(workflows.mend_workflows(store.queries)) == 0
+    more_scans, more_entries = counted(store)
+    assert more_scans == scans
+    assert more_entries - entries < 20
+
+
+def test_mending_looks_at_each_waiting_join_once(store: Store) -> None:
+    others(store, 20_000)
+    analyze(store)
+    (before,) = store.rows("select count(*) from pgqueue.workflow_joins where state = 'waiting'")[0]
+    scans, entries = counted(store)
+    store.run(workflows.mend_workflows(store.queries))
+    more_scans, more_entries = counted(store)
+    assert more_scans == scans
+    assert more_entries - entries < 20 * before
