@@ -1763,7 +1763,14 @@ CREATE OR REPLACE FUNCTION pgqueue.is_refusal(p_state text, p_result json)
  IMMUTABLE
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-    select p_state = 'succeeded' and coalesce(p_result::text, 'null') in ('null', 'false', '0', '0.0', '-0.0', '""', '[]', '{}')
+    select p_state = 'succeeded' and (
+        coalesce(p_result::text, 'null') in ('null', 'false', '0', '0.0', '-0.0', '""', '[]', '{}')
+        or coalesce(case p_result ->> '__type__'
+            when 'decimal' then p_result ->> '__value__' ~ '^-?0+([.]0+)?(E[-+][0-9]+)?$'
+            when 'timedelta' then p_result ->> '__value__' = 'P0DT0S'
+            when 'bytes' then p_result ->> '__value__' = ''
+            when 'set' then (p_result -> '__value__')::text = '[]'
+            when 'frozenset' then (p_result -> '__value__')::text = '[]' end, false))
 $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.is_tolerated(p_id uuid)

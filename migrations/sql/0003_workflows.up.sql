@@ -481,7 +481,14 @@ end $$;
 create function pgqueue.is_refusal(p_state text, p_result json) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
-    select p_state = 'succeeded' and coalesce(p_result::text, 'null') in ('null', 'false', '0', '0.0', '-0.0', '""', '[]', '{}')
+    select p_state = 'succeeded' and (
+        coalesce(p_result::text, 'null') in ('null', 'false', '0', '0.0', '-0.0', '""', '[]', '{}')
+        or coalesce(case p_result ->> '__type__'
+            when 'decimal' then p_result ->> '__value__' ~ '^-?0+([.]0+)?(E[-+][0-9]+)?$'
+            when 'timedelta' then p_result ->> '__value__' = 'P0DT0S'
+            when 'bytes' then p_result ->> '__value__' = ''
+            when 'set' then (p_result -> '__value__')::text = '[]'
+            when 'frozenset' then (p_result -> '__value__')::text = '[]' end, false))
 $$;
 
 -- Ends steps whose parent did not succeed, and all that follow from them by edges of the policy `stop`, however many

@@ -1,15 +1,20 @@
 """Workflows as the database runs them: joins, failures, skips, timers, events, cancelling, running on, mending."""
 
 import json
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
+from pgqueue.codec import encode_result
 from pgqueue.graph import EdgePolicy, NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.store import jobs, workflows
 from tests.store.graph import BOOM, Graph
+from tests.store.store import Store
 
 
 def test_a_chain_passes_results_on(graph: Graph) -> None:
@@ -178,6 +183,17 @@ def test_a_condition_decides_whether_a_step_runs(graph: Graph, answer: Any, runs
     assert ("b" in ran, "after" in ran, "both" in ran) == (runs, runs, True)
     assert graph.states["b"] == ("succeeded" if runs else "skipped")
     assert graph.state == "succeeded"
+
+
+def test_a_condition_is_false_where_python_says_so(store: Store) -> None:
+    answers: list[Any] = [True, False, None, 7, 0, -1.5, 0.0, -0.0, "no", "", [0], [], (), {"a": None}, {}]
+    answers += [{"__type__": "decimal", "__value__": "0"}, {"__type__": "set"}, b"\0", b"", {0}, set(), frozenset({1})]
+    answers += [frozenset(), timedelta(0), timedelta(microseconds=1), -timedelta(days=1), time(0), date(1970, 1, 1)]
+    answers += [datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0)]
+    answers += map(Decimal, ("0", "-0", "0.00", "0E+3", "-0E-12", "0.01", "-3", "1E+3", "1E-3", "NaN", "Infinity"))
+    for answer in answers:
+        refused = store.value("select pgqueue.is_refusal('succeeded', %s)", [encode_result(answer)])
+        assert refused is (not answer), answer
 
 
 def test_a_condition_that_fails_fails_its_step(graph: Graph) -> None:
