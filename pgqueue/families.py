@@ -35,10 +35,7 @@ class Family:
 
     @property
     def children(self) -> list[Any]:
-        """Results of what followed from it so far: the next steps of its workflow, callbacks, and what it enqueued.
-
-        Jobs enqueued from inside a task are looked for in all that finished since: for people, not for loops.
-        """
+        """Results of what followed from it so far: the next steps of its workflow, callbacks, and what it enqueued."""
         database = self._source.database
         statement = children_of(database.queries, self.job_id, kept_after(self.job_id))
         return [self._relative(job_id) for job_id in database.run(statement, statement)]

@@ -9,7 +9,7 @@ from pgqueue.finished_jobs f where f.id = any (%(ids)s::uuid[]) and f.delete_aft
 
 -- name: children_of_job
 -- What followed from a job: the steps of its workflow behind it, error callbacks that were called about it, and what it
--- enqueued while it ran. The latter has no index: kept_after bounds the partitions looked into.
+-- enqueued while it ran. kept_after bounds the partitions looked into.
 select e.child_id::text as id from pgqueue.workflow_edges e where e.parent_id = %(id)s and e.kind <> 'error'
 union
 select e.child_id::text

@@ -54,6 +54,7 @@ create table finished_jobs (
     constraint finished_jobs_state CHECK ((state = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'expired'::text, 'skipped'::text])))
 ) partition by range (delete_after);
 CREATE INDEX finished_jobs_id ON ONLY pgqueue.finished_jobs USING btree (id);
+CREATE INDEX finished_jobs_parent ON ONLY pgqueue.finished_jobs USING btree (parent_id) WHERE (parent_id IS NOT NULL);
 comment on table finished_jobs is 'Jobs that are finished, with result or error, until delete_after.';
 
 create table finished_jobs_forever partition of pgqueue.finished_jobs for values from ('infinity') to (maxvalue);
@@ -92,6 +93,7 @@ create table live_jobs (
 ) with (fillfactor=70, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=2000, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_analyze_scale_factor=0.2, vacuum_truncate=off);
 CREATE INDEX live_jobs_available ON pgqueue.live_jobs USING btree (queue, priority, seq) WHERE (state = 'available'::text);
 CREATE INDEX live_jobs_due ON pgqueue.live_jobs USING btree (run_at) WHERE (state = 'scheduled'::text);
+CREATE INDEX live_jobs_parent ON pgqueue.live_jobs USING btree (parent_id) WHERE (parent_id IS NOT NULL);
 CREATE INDEX live_jobs_running ON pgqueue.live_jobs USING btree (worker_id) WHERE (state = 'running'::text);
 comment on table live_jobs is 'Jobs that are not finished: scheduled, available, running.';
 

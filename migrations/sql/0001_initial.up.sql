@@ -43,6 +43,7 @@ create table pgqueue.live_jobs (
 create index live_jobs_available on pgqueue.live_jobs (queue, priority, seq) where state = 'available';
 create index live_jobs_due on pgqueue.live_jobs (run_at) where state = 'scheduled';
 create index live_jobs_running on pgqueue.live_jobs (worker_id) where state = 'running';
+create index live_jobs_parent on pgqueue.live_jobs (parent_id) where parent_id is not null;  -- plain jobs have none
 
 -- Retention drops whole partitions, whatever each outcome's age: the key is the instant until which a row is kept.
 create table pgqueue.finished_jobs (
@@ -76,6 +77,7 @@ create table pgqueue.finished_jobs (
 ) partition by range (delete_after);
 
 create index finished_jobs_id on pgqueue.finished_jobs (id);
+create index finished_jobs_parent on pgqueue.finished_jobs (parent_id) where parent_id is not null;
 create table pgqueue.finished_jobs_forever partition of pgqueue.finished_jobs for values from ('infinity') to (maxvalue);
 
 -- One row per attempt that did not succeed.

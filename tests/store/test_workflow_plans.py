@@ -4,7 +4,7 @@ import pytest
 
 from pgqueue.graph import NewEdge, NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id, new_job_ids
-from pgqueue.store import workflows
+from pgqueue.store import families, workflows
 from tests.store.graph import Graph
 from tests.store.store import Store
 
@@ -171,3 +171,43 @@ def test_mending_looks_at_each_waiting_join_once(store: Store) -> None:
     more_scans, more_entries = counted(store)
     assert more_scans == scans
     assert more_entries - entries < 20 * before
+
+
+@pytest.mark.parametrize("known", ["none", "stale", "fresh"])
+def test_what_a_job_enqueued_is_found_by_index(store: Store, known: str) -> None:
+    if known == "stale":
+        analyze(store)
+    parent = store.enqueue()
+    children = [store.enqueue(parent_id=parent) for _ in range(3)]
+    store.finish([one for one in store.claim(store.worker()) if one.job.id == children[0]])
+    store.rows(
+        """with made as (select gen_random_uuid() as id, case when n % 2 = 0 then gen_random_uuid() end as parent, n
+                         from generate_series(1, 20000) n),
+                lives as (insert into pgqueue.live_jobs (id, seq, enqueued_at, state, queue, task, parent_id)
+                          select id, n, now(), 'available', 'q', 't', parent from made where n <= 10000)
+           insert into pgqueue.finished_jobs (id, seq, enqueued_at, finished_at, delete_after, attempt, priority, lost,
+                                              state, queue, task, parent_id)
+           select id, n, now(), now(), now() + interval '1 minute', 1, 0, 0, 'succeeded', 'q', 't', parent
+           from made where n > 10000"""
+    )
+    if known == "fresh":
+        analyze(store)
+
+    def read() -> int:
+        store.rows("select pg_stat_force_next_flush()")
+        return int(store.value("select sum(seq_tup_read)::int from pg_stat_user_tables where schemaname = 'pgqueue'"))
+
+    before = read()
+    for _ in range(7):  # past the point where the server chooses between plans
+        assert store.run(families.children_of(store.queries, parent, "-infinity")) == children
+    assert read() - before < 50, "a few rows of small tables"
+
+
+def test_a_job_without_a_parent_is_no_entry_of_the_index(store: Store) -> None:
+    store.enqueue_many(1_000)
+    store.finish(store.claim(store.worker(), 1_000))
+    sizes = store.rows(
+        "select sum(pg_relation_size(i.indexrelid)), count(*) from pg_stat_user_indexes i"
+        " where i.schemaname = 'pgqueue' and i.indexrelname like '%parent%' and i.relname not like 'workflow%'"
+    )
+    assert sizes[0][0] == 8192 * sizes[0][1], "the first page alone"
