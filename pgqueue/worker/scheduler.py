@@ -84,6 +84,8 @@ def fire_batch(
     except psycopg.OperationalError:
         raise
     except psycopg.DatabaseError as error:
+        if connection.closed:
+            raise  # the server has ended the session
         # One schedule that cannot be enqueued, such as by a trigger of the user's, must not hold up the others.
         logger.warning("schedules are fired one by one: %s", _said(error))
     looked = fired = 0
