@@ -1,12 +1,16 @@
 """app.control: what can be asked of jobs by their ids."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pgqueue.codec import encode_result
 from pgqueue.declined_attributes import CONTROL, Declining
+from pgqueue.errors import ValidationError
 from pgqueue.options import task_identity
 from pgqueue.results import AsyncResult, Results, refuse_revoke
+from pgqueue.store.families import jobs_by_stamps
 from pgqueue.store.jobs import cancel_jobs
+from pgqueue.store.statement import Statement
 
 __all__ = ["Control"]
 
@@ -57,6 +61,40 @@ class Control(Declining):
         refuse_revoke(declined)
         names, statement = self._statement(ids, terminate)
         return {names[job_id]: outcome for job_id, outcome in (await self._results.database.arun(statement)).items()}
+
+    def revoke_by_stamped_headers(
+        self, headers: Mapping[str, Any], terminate: bool = False, **declined: Any
+    ) -> dict[str, str]:
+        """Cancel the jobs that have one of these stamps; those that are enqueued later are not concerned.
+
+        Args:
+            headers: stamps by their names: the value, or a list, tuple or set of values.
+            terminate: as in revoke().
+
+        Returns:
+            As revoke().
+
+        Raises:
+            ValidationError: headers is no dict.
+            UnsupportedOption: as in revoke().
+        """
+        refuse_revoke(declined)
+        return self.revoke(self._results.database.run(self._stamped(headers)), terminate)
+
+    async def arevoke_by_stamped_headers(
+        self, headers: Mapping[str, Any], terminate: bool = False, **declined: Any
+    ) -> dict[str, str]:
+        """revoke_by_stamped_headers() for async code."""
+        refuse_revoke(declined)
+        ids: list[str] = await self._results.database.arun(self._stamped(headers))
+        return await self.arevoke(ids, terminate)
+
+    def _stamped(self, headers: Any) -> Statement[list[str]]:
+        if not isinstance(headers, Mapping):
+            raise ValidationError(f"headers: expected a dict of stamps, got {type(headers).__name__}")
+        several = (list, tuple, set, frozenset)
+        wanted = {name: list(one) if isinstance(one, several) else [one] for name, one in headers.items()}
+        return jobs_by_stamps(self._results.database.queries, encode_result(wanted) or "{}")
 
     def _statement(self, ids: Any, terminate: bool) -> Any:
         given = [ids] if isinstance(ids, str | AsyncResult) else list(ids)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pgqueue.errors import UnsupportedAttribute
 
-__all__ = ["APP", "CONTROL", "REQUEST", "Declining"]
+__all__ = ["APP", "CONTROL", "REQUEST", "RESULT", "Declining"]
 
 
 class Declining:
@@ -86,6 +86,8 @@ CONTROL: dict[str, str] = {
 }
 REQUEST: dict[str, str] = {
     **dict.fromkeys(("callbacks", "errbacks", "chain"), "what follows a job are rows, in pgqueue.workflow_steps"),
+    "chord": "the body is a row, in pgqueue.workflow_edges; self.add_to_chord(…) adds members",
+    "group_index": "the order of a group is that of its GroupResult; pass the number to the task as an argument",
     "children": "AsyncResult(self.request.id, app).children",
     "reply_to": "results are rows, which AsyncResult(id) finds from anywhere",
     "origin": "pass what you need as headers={…}",
@@ -94,4 +96,11 @@ REQUEST: dict[str, str] = {
     "replaced_task_nesting": "a replaced job waits for what replaces it",
     **dict.fromkeys(("logfile", "loglevel"), _LOGGING),
     **dict.fromkeys(("update", "clear", "as_execution_options"), "a request is read only; pass options to retry()"),
+}
+_THEN = "link a callback, or await aget(); get(callback=…) of several results calls it for each"
+RESULT: dict[str, str] = {
+    **dict.fromkeys(("then", "on_ready"), _THEN),
+    "backend": "results are rows: SQL over pgqueue.all_jobs",
+    "supports_native_join": "join() asks for all at once, always",
+    "revoke_by_stamped_headers": "app.control.revoke_by_stamped_headers({…})",
 }

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+from pgqueue.declined_attributes import RESULT, Declining
 from pgqueue.errors import TimeoutError
 from pgqueue.results import AsyncResult, HasResults, Results
 from pgqueue.store.families import forget_jobs, get_outcomes
@@ -18,13 +19,15 @@ _PIECE = 5_000  # outcomes in one answer
 _FIRST_LOOK = 100
 
 
-class ResultSet(Generic[R_co]):
+class ResultSet(Declining, Generic[R_co]):
     """Results of several jobs, in order.
 
     Args:
         results: AsyncResult or GroupResult each.
         app: the application; needed for results that are given by their ids.
     """
+
+    DECLINED = RESULT
 
     def __init__(self, results: Iterable[Any] = (), app: "Results | HasResults | None" = None) -> None:
         self._source = None if app is None else app if isinstance(app, Results) else app.results

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pgqueue.codec import decode_error, decode_result
+from pgqueue.declined_attributes import RESULT, Declining
 from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_REVOKE_OPTIONS
 from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
 from pgqueue.families import Family
@@ -85,7 +86,7 @@ def source_of(name: str) -> Results:
     return source
 
 
-class AsyncResult(Family, Details, Generic[R_co]):
+class AsyncResult(Family, Details, Declining, Generic[R_co]):
     """The outcome of a job, now or later. Equal, hashed and pickled by its id.
 
     Args:
@@ -97,6 +98,7 @@ class AsyncResult(Family, Details, Generic[R_co]):
     """
 
     __slots__ = ("_final", "_source", "_transaction", "id", "job_id", "parent")
+    DECLINED = RESULT
     _has_row = True
 
     def __init__(self, id: str, app: "Results | HasResults", parent: Any = None) -> None:

@@ -12,6 +12,7 @@ from pgqueue.eager_steps import EagerSteps, run_task
 from pgqueue.errors import ConfigurationError, ValidationError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import new_job_id
+from pgqueue.keyed import Keyed
 from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
@@ -29,9 +30,9 @@ AnySignature = TypeVar("AnySignature", bound="Signature[Any]")
 
 
 @dataclass(slots=True, init=False)
-class Signature(Stampable, Generic[R_co]):
+class Signature(Stampable, Keyed, Generic[R_co]):
     """A call of a task that was not made yet. As in Celery, link(), set() and freeze() change the signature itself;
-    clone() gives a copy.
+    clone() gives a copy; sig["options"] is sig.options.
 
     Attributes:
         task: name of the task.

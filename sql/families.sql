@@ -40,6 +40,21 @@ join lateral (
 where w.id = %(id)s
 order by n.id
 
+-- name: jobs_by_stamps
+-- Live jobs of which a stamp has one of the values given for it, or is a collection that has one. Looks at every job.
+select j.id::text
+from pgqueue.live_jobs j
+where j.options -> 'stamps' is not null and exists (
+    select from jsonb_each(%(stamps)s::jsonb) w (name, wanted)
+    cross join lateral (select (j.options -> 'stamps' -> w.name)::jsonb as own) s
+    cross join lateral jsonb_array_elements(
+        case when jsonb_typeof(s.own) = 'array' then s.own
+             when s.own ->> '__type__' in ('set', 'frozenset') then s.own -> '__value__'
+             else jsonb_build_array(s.own) end) o (value)
+    join lateral jsonb_array_elements(w.wanted) v (value) on v.value = o.value
+    where s.own is not null)
+order by j.id
+
 -- name: forget_jobs
 -- Drops finished jobs with their results.
 delete from pgqueue.finished_jobs where id = any (%(ids)s::uuid[])

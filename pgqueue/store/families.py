@@ -6,7 +6,7 @@ from pgqueue.store.columns import array, nothing, texts
 from pgqueue.store.jobs import OutcomeRow
 from pgqueue.store.statement import Queries, Statement
 
-__all__ = ["children_of", "forget_jobs", "get_outcomes", "members_of_group"]
+__all__ = ["children_of", "forget_jobs", "get_outcomes", "jobs_by_stamps", "members_of_group"]
 
 
 def get_outcomes(queries: Queries, job_ids: Sequence[str], kept_after: str) -> Statement[dict[str, OutcomeRow]]:
@@ -26,6 +26,11 @@ def children_of(queries: Queries, job_id: str, kept_after: str) -> Statement[lis
 def members_of_group(queries: Queries, workflow_id: str, group_id: str) -> Statement[Sequence[str]]:
     """Return the ids of the members of the group after which a workflow is named."""
     return Statement(queries["members_of_group"], {"id": workflow_id, "group_id": group_id}, texts)
+
+
+def jobs_by_stamps(queries: Queries, stamps: str) -> Statement[list[str]]:
+    """Return the ids of the live jobs that have one of these stamps: JSON of lists of values by their names."""
+    return Statement(queries["jobs_by_stamps"], {"stamps": stamps}, texts)
 
 
 def forget_jobs(queries: Queries, job_ids: Sequence[str]) -> Statement[None]:

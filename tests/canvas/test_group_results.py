@@ -13,11 +13,13 @@ from pgqueue import (
     PgQueueError,
     ResultSet,
     TimeoutError,
+    UnsupportedOption,
     chain,
     chord,
     group,
     result_from_tuple,
 )
+from pgqueue.declined_attributes import RESULT
 from pgqueue.submission import build
 from tests.canvas.conftest import Tasks
 
@@ -173,3 +175,12 @@ def test_what_a_task_enqueued_is_its_child(canvas: PgQueue, t: Tasks) -> None:
         assert [one.get(timeout=SECONDS), three.get(timeout=SECONDS)] == [5, 6]
     assert [value for _, value in found.collect()] == [None, 5, 6, 6]
     assert len(found.graph) == 4
+
+
+@pytest.mark.parametrize("name", [*RESULT])
+def test_what_celerys_results_have_beyond_ours_is_refused_by_its_name(canvas: PgQueue, name: str) -> None:
+    results: list[Any] = [canvas.AsyncResult("a"), canvas.ResultSet([]), canvas.GroupResult("g")]
+    for one in results:
+        with pytest.raises(UnsupportedOption, match=rf"Result\w*\.{name} is not supported: \w"):
+            getattr(one, name)
+        assert not hasattr(one, "no_such_thing")

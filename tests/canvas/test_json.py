@@ -121,3 +121,34 @@ def test_a_kind_of_ones_own(canvas: PgQueue) -> None:
     back = canvas.signature(json.loads(json.dumps(urgent("t.add", (1, 1)).to_dict())))
     assert isinstance(back, urgent)
     assert draw(back) == ["add[1,1]"]
+
+
+def test_a_signature_is_read_by_the_keys_of_celerys(t: Tasks) -> None:
+    one = t.add.s(2, debug=True).set(queue="mail")
+    assert (one["task"], one["args"], one["kwargs"], one["options"]) == (
+        "t.add",
+        (2,),
+        {"debug": True},
+        {"queue": "mail"},
+    )
+    assert (one["subtask_type"], one["immutable"], one.get("chord_size"), one.get("task")) == (
+        None,
+        False,
+        None,
+        "t.add",
+    )
+    assert ("options" in one, "queue" in one) == (True, False)
+    one["options"]["queue"] = "post"
+    one["args"] = [3]
+    one["immutable"] = True
+    assert (one.options, one.args, one.immutable) == ({"queue": "post"}, (3,), True)
+    assert dict(one) == dict(one.items()) == {key: one[key] for key in one.keys()}  # noqa: SIM118 - what is tested
+    assert [task["task"] for task in group(t.add.s(1), t.mul.s(1))["kwargs"]["tasks"]] == ["t.add", "t.mul"]
+    assert chain(t.add.s(1), t.mul.s(1))["subtask_type"] == "chain"
+    for wrong in ("queue", 0):
+        with pytest.raises(KeyError):
+            one[wrong]
+    with pytest.raises(KeyError):
+        one["subtask_type"] = "chain"
+    with pytest.raises(TypeError, match="not iterable"):
+        list(one)

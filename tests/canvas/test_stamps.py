@@ -1,10 +1,13 @@
 """Stamps: chosen by visitors or given by name, read by the tasks that carry them."""
 
+from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.rows import dict_row
 
-from pgqueue import PgQueue, StampingVisitor, ValidationError, chain, chord, group
+from pgqueue import PgQueue, StampingVisitor, UnsupportedOption, ValidationError, chain, chord, group
 from tests.canvas.conftest import Tasks
 
 SECONDS = 30.0
@@ -125,3 +128,35 @@ def test_ancestors(canvas: PgQueue) -> None:
         assert (last, root, parent) == (result.id, first.id, members[1])
         assert [one.get() for one in result.parent] == [[member, first.id, first.id] for member in members]
         assert first.get() == [first.id, first.id, None]
+
+
+def test_revoking_by_stamps(canvas: PgQueue, t: Tasks) -> None:
+    group(t.ident.s(n).set(stamps={"customer": n, "team": ["a", f"t{n}"], "tags": {"x", n}}) for n in range(4))()
+    t.ident.delay(4)
+    sent = {result["args"][0]: result["id"] for result in _live(canvas)}
+    revoke = canvas.control.revoke_by_stamped_headers
+    assert revoke({"customer": 0}) == {sent[0]: "cancelled"}
+    assert revoke({"customer": [0, 7], "team": "nobody"}) == {}
+    assert revoke({"tags": {1, 9}, "unknown": None}) == {sent[1]: "cancelled"}
+    assert revoke({"team": ("t2",)}, terminate=True) == {sent[2]: "cancelled"}
+    assert revoke({"team": "a"}) == {sent[3]: "cancelled"}
+    assert revoke({}) == {}
+    assert [result["id"] for result in _live(canvas)] == [sent[4]]
+    wrong: Any = "customer"
+    with pytest.raises(ValidationError, match="expected a dict of stamps, got str"):
+        revoke(wrong)
+    with pytest.raises(UnsupportedOption, match="signal is not supported"):
+        revoke({"customer": 0}, signal="KILL")
+
+
+@pytest.mark.asyncio
+async def test_revoking_by_stamps_in_async_code(canvas: PgQueue, t: Tasks) -> None:
+    result = await t.ident.aapply_async((1,), stamps={"order": {"id": 17, "at": Decimal("1.5")}})
+    revoke = canvas.control.arevoke_by_stamped_headers
+    assert await revoke({"order": {"id": 17}}) == {}
+    assert await revoke({"order": {"id": 17, "at": Decimal("1.5")}}) == {result.id: "cancelled"}
+
+
+def _live(app: PgQueue) -> list[dict[str, Any]]:
+    with psycopg.connect(str(app.conf.dsn), row_factory=dict_row) as connection:
+        return connection.execute("select id::text, args from pgqueue.live_jobs").fetchall()
