@@ -129,6 +129,24 @@ def test_reload_starts_anew_when_a_file_changes(start_worker: StartWorker, sende
     assert sender_task.call() == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_reloading_ends_its_worker_in_order(
+    start_worker: StartWorker, send: Send, gate: Gate, rows: Rows, number: signal.Signals
+) -> None:
+    reloading = start_worker("-P", "processes", "-c", "1", "--reload")
+    worker = psutil.Process(rows.worker()["pid"])
+    assert worker.ppid() == reloading.pid
+    held = send("hold", gate.address)
+    visitor = gate.next()
+    reloading.send_group_signal(number)  # as a terminal does
+    reloading.expect("running jobs get 25 s to finish")
+    visitor.let_go("finished")
+    assert reloading.wait() == 0
+    assert "stopping now" not in reloading.output
+    assert not worker.is_running()
+    assert held.get(timeout=30) == "finished"
+
+
 class SmallApp:
     """An application in a folder of its own, whose code may change."""
 
