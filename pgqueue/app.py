@@ -22,7 +22,7 @@ from pgqueue.declined_attributes import APP, Declining
 from pgqueue.declined_options import DECLINED_APP_OPTIONS
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
-from pgqueue.errors import ConfigurationError, UnknownTask
+from pgqueue.errors import ConfigurationError, UnknownTask, UnsupportedOption
 from pgqueue.group_results import GroupResults
 from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, TaskOptions, check_task_options
@@ -94,7 +94,7 @@ class PgQueue(Connector, AppSchedules, AppWorkflows, Declining):
     ) -> None:
         for name, way_out in DECLINED_APP_OPTIONS.items():
             if name in settings:
-                raise ConfigurationError(f"PgQueue: {name} is not supported: {way_out}")
+                raise UnsupportedOption(f"PgQueue: {name} is not supported: {way_out}")
         given = {"dsn": dsn, "schema": schema, "include": include or None}
         self.main = main
         super().__init__(Conf({**{name: value for name, value in given.items() if value is not None}, **settings}))

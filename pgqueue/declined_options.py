@@ -4,6 +4,7 @@ __all__ = [
     "DECLINED_APP_OPTIONS",
     "DECLINED_CALL_OPTIONS",
     "DECLINED_GET_OPTIONS",
+    "DECLINED_RESULT_OPTIONS",
     "DECLINED_REVOKE_OPTIONS",
     "DECLINED_TASK_OPTIONS",
 ]
@@ -96,4 +97,8 @@ DECLINED_REVOKE_OPTIONS: dict[str, str] = {
     "reply": "the return value tells; leave it out",
     "wait": "look at state; leave it out",
     "timeout": "look at state; leave it out",
+}
+DECLINED_RESULT_OPTIONS: dict[str, str] = {
+    "backend": "results are rows beside the jobs; leave it out",
+    "task_name": "the row names the task: AsyncResult.name; leave it out",
 }

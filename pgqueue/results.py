@@ -2,12 +2,12 @@
 
 import json
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pgqueue.codec import decode_error, decode_result
 from pgqueue.declined_attributes import RESULT, Declining
-from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_REVOKE_OPTIONS
+from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_RESULT_OPTIONS, DECLINED_REVOKE_OPTIONS
 from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
 from pgqueue.families import Family
 from pgqueue.job import JobState
@@ -76,11 +76,15 @@ def _restored(line: Sequence[str], name: str, above: Any) -> Any:
     return found
 
 
-def source_of(name: str) -> Results:
+def source_of(name: str | None) -> Results:
     """The results of the application of this name in this process, or of the only one there is."""
-    source = _sources.get(name)
+    source = None if name is None else _sources.get(name)
     if source is None and len(_sources) == 1:
         source = next(iter(_sources.values()), None)
+    if source is None and name is None:
+        raise PgQueueError(
+            f"AsyncResult: which of {len(_sources)} applications? Pass app=…, or call app.AsyncResult(id)"
+        )
     if source is None:
         raise PgQueueError(f"a result of the application {name!r} was unpickled where there is no such application")
     return source
@@ -91,7 +95,7 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
 
     Args:
         id: the task_id, as it was given or returned at the enqueue.
-        app: the application.
+        app: the application; default: the only one in this process.
         parent: the result of what came before it in a chain, or of the header of its chord.
 
     Reading state, result, info and traceback asks the database each time until the job is finished.
@@ -101,10 +105,11 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
     DECLINED = RESULT
     _has_row = True
 
-    def __init__(self, id: str, app: "Results | HasResults", parent: Any = None) -> None:
+    def __init__(self, id: str, app: "Results | HasResults | None" = None, parent: Any = None, **declined: Any) -> None:
+        _refuse("AsyncResult", declined, DECLINED_RESULT_OPTIONS)
         self.id, self.job_id, _ = task_identity(id)
         self.parent = parent
-        self._source = app if isinstance(app, Results) else app.results
+        self._source = source_of(None) if app is None else app if isinstance(app, Results) else app.results
         self._transaction: InTransaction | None = None
         self._final: OutcomeRow | None = None
 
@@ -309,12 +314,7 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
         return cast(R_co, value)
 
     def _refuse(self, disable_sync_subtasks: bool, declined: dict[str, Any]) -> None:
-        if declined:
-            name = next(iter(declined))
-            way_out = DECLINED_GET_OPTIONS.get(name)
-            if way_out is None:
-                raise TypeError(f"get() got an unexpected keyword argument {name!r}")
-            raise UnsupportedOption(f"get(): {name} is not supported: {way_out}")
+        _refuse("get", declined, DECLINED_GET_OPTIONS)
         request = current_request.get()
         if disable_sync_subtasks and request is not None and not (request.called_directly or request.is_eager):
             raise RuntimeError(
@@ -385,7 +385,11 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
 
 def refuse_revoke(declined: dict[str, Any]) -> None:
     """Refuse what Celery's revoke() takes and ours does not."""
-    for name in declined:
-        if name not in DECLINED_REVOKE_OPTIONS:
-            raise TypeError(f"revoke() got an unexpected keyword argument {name!r}")
-        raise UnsupportedOption(f"revoke(): {name} is not supported: {DECLINED_REVOKE_OPTIONS[name]}")
+    _refuse("revoke", declined, DECLINED_REVOKE_OPTIONS)
+
+
+def _refuse(function: str, given: Mapping[str, Any], ways_out: Mapping[str, str]) -> None:
+    for name in given:
+        if name not in ways_out:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+        raise UnsupportedOption(f"{function}(): {name} is not supported: {ways_out[name]}")

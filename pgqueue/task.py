@@ -336,6 +336,7 @@ class Task(Attempt, Generic[P, R]):
         retries: int = 0,
         throw: bool | None = None,
         headers: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> EagerResult[R]:
         """Run the call here as a worker would, retries included and at once; nothing is stored.
 
@@ -345,14 +346,23 @@ class Task(Attempt, Generic[P, R]):
             retries: that the request begins with.
             throw: raise the task's error; default: the setting task_eager_propagates.
             headers: of the request.
+            options: of apply_async; of these link, link_error and stamps mean something here.
 
         Returns:
             Its outcome. Time limits do not apply, and a transactional task has no transaction.
+
+        Raises:
+            UnsupportedOption: an option of Celery that is not honoured.
         """
+        if options:
+            call = self.s(*(args or ()), **(kwargs or {})).set(task_id=task_id, headers=headers, **options)
+            return self._thrown(call.apply(), throw)
         request = {"id": task_id or new_job_id(), "retries": retries}
         if headers:
             request["headers"] = json.dumps(dict(headers))
-        found: EagerResult[R] = self._client.apply_now(self, args or (), kwargs or {}, request)
+        return self._thrown(self._client.apply_now(self, args or (), kwargs or {}, request), throw)
+
+    def _thrown(self, found: EagerResult[R], throw: bool | None) -> EagerResult[R]:
         if self.app.conf.task_eager_propagates if throw is None else throw:
             found.get()
         return found

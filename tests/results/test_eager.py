@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pgqueue import (
+    ConfigurationError,
     EagerResult,
     Ignore,
     MaxRetriesExceededError,
@@ -14,6 +15,7 @@ from pgqueue import (
     PgQueueError,
     Reject,
     Retry,
+    UnsupportedOption,
     ValidationError,
     current_connection,
 )
@@ -236,3 +238,29 @@ def test_a_policy_is_asked_and_a_snooze_ends_the_call(eager: PgQueue) -> None:
     assert snoozed.state == "RETRY"
     assert isinstance(snoozed.result, Snooze)
     assert linear(5)(2, OSError(), 0, None) == 10
+
+
+def test_apply_takes_callbacks_and_refuses_what_celery_alone_has(eager: PgQueue) -> None:
+    told: list[Any] = []
+
+    @eager.task(name="t.half")
+    def half(x: int) -> int:
+        if x % 2:
+            raise ValueError("odd")
+        return x // 2
+
+    @eager.task(name="t.tell")
+    def tell(value: Any) -> None:
+        told.append(value)
+
+    assert half.apply([8], link=tell.s()).get() == 4
+    assert told == [4]
+    failed = half.apply([7], link_error=tell.si("failed"), task_id="mine")
+    assert (failed.state, failed.id, told) == ("FAILURE", "mine", [4, "failed"])
+    with pytest.raises(ValueError, match="odd"):
+        half.apply([7], link=tell.s(), throw=True)
+    wrong: Any = half.apply
+    with pytest.raises(UnsupportedOption, match="shadow is not supported"):
+        wrong([8], shadow="x")
+    with pytest.raises(ConfigurationError, match="no option 'lnik'"):
+        wrong([8], lnik=tell.s())

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from pgqueue import PgQueue, UnsupportedOption
+from pgqueue import AsyncResult, PgQueue, PgQueueError, UnsupportedOption
 from pgqueue.declined_attributes import APP, CONTROL, REQUEST
 from pgqueue.request import Request
+from pgqueue.results import Results
 
 
 @pytest.fixture
@@ -54,3 +55,27 @@ def test_options_of_revoke(app: PgQueue, option: str) -> None:
 def test_parts_of_the_time_limit() -> None:
     request = Request(timelimit=(30.0, 20.0))
     assert (request.time_limit, request.soft_time_limit) == (30, 20)
+
+
+@pytest.mark.parametrize("option", ["backend", "task_name"])
+def test_options_of_a_result(app: PgQueue, option: str) -> None:
+    given: dict[str, Any] = {option: 1}
+    with pytest.raises(UnsupportedOption, match=rf"AsyncResult\(\): {option} is not supported: "):
+        AsyncResult("x", app, **given)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nmae'"):
+        AsyncResult("x", app, nmae=1)
+
+
+def test_options_of_an_application() -> None:
+    with pytest.raises(UnsupportedOption, match="broker is not supported"):
+        PgQueue("x", broker="redis://")
+
+
+def test_a_result_finds_the_only_application(app: PgQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, Results] = {"shop": app.results}
+    monkeypatch.setattr("pgqueue.results._sources", known)
+    found: AsyncResult[Any] = AsyncResult("17")
+    assert found._source is app.results
+    known["other"] = app.results
+    with pytest.raises(PgQueueError, match="which of 2 applications"):
+        AsyncResult("17")
