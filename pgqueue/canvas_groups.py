@@ -148,9 +148,11 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
             results = builder.add_members([task for task, _ in members], each, common, own_id)
             if results is not None:
                 found: GroupResult[Any] = GroupResult(own_id, results, feed.result)
+                builder.end_group(found)
                 return Built(Feed("list", tuple(one.job_id for one in results), result=found), found)
         built = [builder.add_member(task, each, share, own_id) for task, share in members]
         found = GroupResult(own_id, [one.result for one in built], feed.result)
+        builder.end_group(found)
         if len(built) == 1 and isinstance(built[0].result, GroupResult):
             found = built[0].result
         return Built(Feed("list", members=tuple(one.feed for one in built), result=found), found)

@@ -72,6 +72,7 @@ class NewWorkflow:
     name: str | None = None
     deadline_in: float | None = None  # seconds
     existing: Iterable[str] = ()  # steps of the running workflow that edges may start from
+    groups: Sequence[tuple[str, Sequence[str]]] = ()  # ids of groups, and of what their members end with
 
     def check(self) -> None:
         """Raise GraphError unless the edges join steps that exist, each once, without a cycle, LimitExceeded when there

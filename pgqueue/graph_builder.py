@@ -77,6 +77,7 @@ class GraphBuilder:
         self.steps: list[NewStep] = []
         self.edges: list[NewEdge] = []
         self.workflow_id: str | None = None
+        self.groups: list[tuple[str, list[str]]] = []
         self._root_id: str | None = None
         # One step for an error callback that several tasks of a chain share, by its identity; members have their own.
         self._errbacks: dict[tuple[int, int], tuple[Any, list[str]]] = {}
@@ -268,9 +269,15 @@ class GraphBuilder:
         return feed._replace(kind="value", ids=(joint,), members=(), joint=joint)
 
     def begin_group(self, group_id: str) -> None:
-        """The first group gives the workflow its id, so that GroupResult.restore() finds it."""
+        """The first group gives the workflow its id."""
         if self.workflow_id is None:
             self.workflow_id = as_job_id(group_id)[0]
+
+    def end_group(self, found: GroupResult[Any]) -> None:
+        """Let GroupResult.restore() find a group: the first one by the workflow, others by themselves."""
+        own_id = as_job_id(found.id)[0]
+        if own_id != self.workflow_id:
+            self.groups.append((own_id, [job.job_id for job in found._jobs()]))
 
     # callbacks
 
@@ -289,7 +296,7 @@ class GraphBuilder:
             errback, failing = self._errbacks.pop(next(iter(self._errbacks)))
             self._read(errback)._build(self, Feed("error", tuple(failing)))
         self._keep_needed_results()
-        return NewWorkflow(self.workflow_id or new_job_id(), self.steps, self.edges)
+        return NewWorkflow(self.workflow_id or new_job_id(), self.steps, self.edges, groups=self.groups)
 
     def _keep_needed_results(self) -> None:
         """A step that ignores its result, and whose result another one is given, does not ignore it."""

@@ -57,7 +57,7 @@ class GroupResult(ResultSet[R_co]):
 
     @classmethod
     def restore(cls, id: str, app: "Results | HasResults") -> "GroupResult[Any] | None":
-        """Return the result of a group that was sent by itself, or as the first one of its canvas.
+        """Return the result of a group by its id: those of its members, in their order, of groups in it one by one.
 
         Args:
             id: of the group.

@@ -4,6 +4,7 @@ from typing import Any
 
 from pgqueue.graph import NewWorkflow
 from pgqueue.graph_builder import AnyResult, Feed, GraphBuilder
+from pgqueue.job import new_job_id
 from pgqueue.sender import Sender
 from pgqueue.signature import Signature, maybe_signature
 from pgqueue.store.workflows import workflow_parameters
@@ -29,6 +30,7 @@ class Standin:
 def stand_in(signature: Signature[Any], sender: Sender) -> Standin:
     """Make the steps of a signature; a group counts by the list of its results."""
     builder = GraphBuilder(sender, lambda linked: maybe_signature(linked, sender))
+    builder.workflow_id = new_job_id()  # of a workflow to come, or of none: no group gives its id to one that exists
     built = signature._build(builder, Feed())
     last_id = builder.last(built.feed)
     workflow = builder.finish()

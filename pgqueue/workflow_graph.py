@@ -81,7 +81,7 @@ def compile_parts(
     found = graph.finish()
     own = json.dumps({"workflow_id": workflow_id})
     steps = [_told(step, workflow_id, own) for step in found.steps]
-    workflow = NewWorkflow(workflow_id, steps, found.edges, name, deadline_in, tuple(existing.values()))
+    workflow = NewWorkflow(workflow_id, steps, found.edges, name, deadline_in, tuple(existing.values()), found.groups)
     workflow.check()
     return workflow, graph.ids
 

@@ -28,7 +28,12 @@ where f.parent_id = %(id)s and f.delete_after >= %(kept_after)s
 order by id
 
 -- name: members_of_group
--- The jobs whose group is the one that gave a workflow its id, in the order of the header; none if there is no such.
+-- The jobs that the members of a group end with, in the order of the header; none if there is no such group. Those of the
+-- group that gave a workflow its id are known by their options.
+select m.id::text
+from pgqueue.workflow_groups g cross join lateral unnest(g.job_ids) with ordinality m (id, place)
+where g.id = %(id)s
+union all (
 select n.id::text
 from pgqueue.workflows w
 cross join lateral unnest(pgqueue.step_ids(w)) n (id)
@@ -38,7 +43,7 @@ join lateral (
     limit 1
 ) k on k.options ->> 'group_id' = %(group_id)s
 where w.id = %(id)s
-order by n.id
+order by n.id)
 
 -- name: jobs_by_stamps
 -- Live jobs of which a stamp has one of the values given for it, or is a collection that has one. Looks at every job.

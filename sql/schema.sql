@@ -204,6 +204,15 @@ create table workflow_edges (
 CREATE INDEX workflow_edges_parent ON pgqueue.workflow_edges USING btree (parent_id);
 comment on table workflow_edges is 'Which step waits for which. Part of the public contract.';
 
+create table workflow_groups (
+    id uuid not null,
+    workflow_id uuid not null,
+    job_ids uuid[] not null,
+    constraint workflow_groups_pkey PRIMARY KEY (id)
+);
+CREATE INDEX workflow_groups_workflow ON pgqueue.workflow_groups USING btree (workflow_id);
+comment on table workflow_groups is 'Groups of canvases, with the ids of their members.';
+
 create table workflow_joins (
     job_id uuid not null,
     workflow_id uuid not null,
@@ -1394,7 +1403,7 @@ begin
     end if;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgqueue.enqueue_workflow(p_workflow_id uuid, p_name text, p_keep interval, p_deadline_in double precision, p_existing boolean, p_ids uuid[], p_tasks text[], p_queues text[], p_priorities smallint[], p_args text[], p_kwargs text[], p_headers text[], p_options text[], p_delays double precision[], p_etas timestamp with time zone[], p_expires_in double precision[], p_expires_at timestamp with time zone[], p_root_ids uuid[], p_parent_ids uuid[], p_own_ids uuid[], p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[], p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[])
+CREATE OR REPLACE FUNCTION pgqueue.enqueue_workflow(p_workflow_id uuid, p_name text, p_keep interval, p_deadline_in double precision, p_existing boolean, p_ids uuid[], p_tasks text[], p_queues text[], p_priorities smallint[], p_args text[], p_kwargs text[], p_headers text[], p_options text[], p_delays double precision[], p_etas timestamp with time zone[], p_expires_in double precision[], p_expires_at timestamp with time zone[], p_root_ids uuid[], p_parent_ids uuid[], p_own_ids uuid[], p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[], p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[], p_group_ids uuid[], p_group_members uuid[])
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
@@ -1462,6 +1471,13 @@ begin
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     select p_workflow_id, e.child, e.position, e.parent, coalesce(e.kind, 'value'), coalesce(e.policy, 'stop')
     from unnest(p_children, p_parents, p_positions, p_kinds, p_policies) e (child, parent, position, kind, policy);
+
+    if p_group_ids is not null then
+        insert into pgqueue.workflow_groups (id, workflow_id, job_ids)
+        select g.id, p_workflow_id, array_agg(g.job_id order by g.place)
+        from unnest(p_group_ids, p_group_members) with ordinality g (id, job_id, place) group by g.id
+        on conflict (id) do update set workflow_id = excluded.workflow_id, job_ids = excluded.job_ids;  -- sent again
+    end if;
 
     if p_deadline_in is not null then
         insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, state, queue, task, workflow_id)
@@ -2010,6 +2026,7 @@ begin
     delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
     delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
+    delete from pgqueue.workflow_groups g where g.workflow_id = any (v_old);
     delete from pgqueue.workflows w where w.id = any (v_old);
     return cardinality(v_old);
 end $function$;

@@ -12,7 +12,8 @@ select pgqueue.enqueue_workflow(
     %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
     string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
     %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
-    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'),
+    %(group_ids)s::uuid[], %(group_members)s::uuid[])
 
 -- name: replace_job
 -- Fenced: a running job lets other steps give its result. One row if it was still the caller's, else none.
@@ -27,7 +28,8 @@ select pgqueue.enqueue_workflow(
     %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
     string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
     %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
-    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'),
+    %(group_ids)s::uuid[], %(group_members)s::uuid[])
 from pgqueue.begin_replacement(%(id)s::uuid, %(token)s::bigint, %(last_id)s::uuid, %(workflow_id)s::uuid,
                                make_interval(secs => %(keep)s::double precision)) r (id)
 where r.id is not null
@@ -45,7 +47,8 @@ select pg_current_xact_id()::text, (select count(*) = 0 from (select pgqueue.enq
     %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
     string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
     %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
-    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'),
+    %(group_ids)s::uuid[], %(group_members)s::uuid[])
 from pgqueue.begin_replacement(%(id)s::uuid, %(token)s::bigint, %(last_id)s::uuid, %(workflow_id)s::uuid,
                                make_interval(secs => %(keep)s::double precision)) r (id)
 where r.id is not null) replaced)
@@ -63,7 +66,8 @@ select pgqueue.enqueue_workflow(
     %(own_ids)s::uuid[], string_to_array(%(steps)s::text, E'\x1f', ''), string_to_array(%(inputs)s::text, E'\x1f', ''),
     string_to_array(%(runs)s::text, E'\x1f', ''), %(compensates)s::uuid[], %(waits)s::integer[],
     %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
-    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'))
+    string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'),
+    %(group_ids)s::uuid[], %(group_members)s::uuid[])
 from pgqueue.begin_membership(%(member_id)s::uuid, %(last_id)s::uuid) m (id)
 
 -- name: resolve_event

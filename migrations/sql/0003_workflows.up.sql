@@ -33,6 +33,14 @@ create table pgqueue.workflow_edges (
 );
 create index workflow_edges_parent on pgqueue.workflow_edges (parent_id);
 
+-- Groups of a workflow, for GroupResult.restore(); the one that gave the workflow its id needs no row.
+create table pgqueue.workflow_groups (
+    id            uuid        primary key,
+    workflow_id   uuid        not null,
+    job_ids       uuid[]      not null                 -- what its members end with, in their order
+);
+create index workflow_groups_workflow on pgqueue.workflow_groups (workflow_id);
+
 -- One row per step that waits for others, or that the database itself runs.
 create table pgqueue.workflow_joins (
     job_id        uuid        primary key,
@@ -87,7 +95,8 @@ create function pgqueue.enqueue_workflow(
     p_headers text[], p_options text[], p_delays double precision[], p_etas timestamptz[],
     p_expires_in double precision[], p_expires_at timestamptz[], p_root_ids uuid[], p_parent_ids uuid[], p_own_ids uuid[],
     p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[],
-    p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[]
+    p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[],
+    p_group_ids uuid[], p_group_members uuid[]
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
@@ -153,6 +162,13 @@ begin
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     select p_workflow_id, e.child, e.position, e.parent, coalesce(e.kind, 'value'), coalesce(e.policy, 'stop')
     from unnest(p_children, p_parents, p_positions, p_kinds, p_policies) e (child, parent, position, kind, policy);
+
+    if p_group_ids is not null then
+        insert into pgqueue.workflow_groups (id, workflow_id, job_ids)
+        select g.id, p_workflow_id, array_agg(g.job_id order by g.place)
+        from unnest(p_group_ids, p_group_members) with ordinality g (id, job_id, place) group by g.id
+        on conflict (id) do update set workflow_id = excluded.workflow_id, job_ids = excluded.job_ids;  -- sent again
+    end if;
 
     if p_deadline_in is not null then
         insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, state, queue, task, workflow_id)
@@ -972,6 +988,7 @@ begin
     delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
     delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
+    delete from pgqueue.workflow_groups g where g.workflow_id = any (v_old);
     delete from pgqueue.workflows w where w.id = any (v_old);
     return cardinality(v_old);
 end $$;
@@ -1022,6 +1039,7 @@ cross join lateral (
     left join pgqueue.workflow_results r on r.job_id = i.id) s;
 
 comment on table pgqueue.workflows is 'Chains, groups, chords and named graphs, with the ids of their steps.';
+comment on table pgqueue.workflow_groups is 'Groups of canvases, with the ids of their members.';
 comment on table pgqueue.workflow_additions is 'Ids of steps that were added to a workflow later.';
 comment on table pgqueue.workflow_edges is 'Which step waits for which. Part of the public contract.';
 comment on table pgqueue.workflow_joins is 'Steps that wait for others: how many, and how many are left.';

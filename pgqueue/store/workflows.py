@@ -131,6 +131,8 @@ def workflow_parameters(workflow: NewWorkflow, keep: float | None, existing: boo
         "positions": array(edge.position for edge in edges),
         "kinds": _unless_all([edge.kind for edge in edges], "value"),
         "policies": _unless_all([edge.policy for edge in edges], "stop"),
+        "group_ids": array(group_id for group_id, ids in workflow.groups for _ in ids) if workflow.groups else None,
+        "group_members": array(one for _, ids in workflow.groups for one in ids) if workflow.groups else None,
     }
 
 

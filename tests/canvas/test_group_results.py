@@ -14,6 +14,7 @@ from pgqueue import (
     ResultSet,
     TimeoutError,
     UnsupportedOption,
+    Workflow,
     chain,
     chord,
     group,
@@ -91,6 +92,39 @@ def test_restoring(canvas: PgQueue, t: Tasks) -> None:
     assert GroupResult.restore("another", canvas) is None
     several.delete()
     assert GroupResult.restore("my herd", canvas) == several
+
+
+def test_restoring_groups_inside(canvas: PgQueue, t: Tasks) -> None:
+    result: Any = (group(t.ident.s(1), t.ident.s(2)) | t.tsum.s() | group(t.ident.s(), t.ident.s() | t.ident.s()))()
+    last, first = result, result.parent.parent
+    assert isinstance(last, GroupResult)
+    assert GroupResult.restore(last.id, canvas) == last
+    assert GroupResult.restore(first.id, canvas) == first
+
+    members = [t.ident.s(n) | group(t.ident.s(), t.ident.s()) for n in range(3)]
+    nested = group(members).apply_async(task_id="herd of herds")
+    for herd in nested:
+        assert GroupResult.restore(herd.id, canvas) == herd
+    named: Any = group(t.ident.si(1), t.ident.si(2)).set(task_id="again")
+    for _ in range(2):
+        sent = (group(t.ident.s(0), t.ident.s(3)) | t.ident.s() | named)()
+        assert GroupResult.restore("again", canvas) == sent
+
+
+def test_restoring_the_group_of_a_step_and_of_what_replaces_a_job(canvas: PgQueue, t: Tasks) -> None:
+    @canvas.task(name="t.spread", bind=True)
+    def spread(self: Any) -> None:
+        self.replace(group(t.ident.s(n) for n in range(3)).set(task_id="replaced"))
+
+    flow = Workflow()
+    flow.step("many", group(t.ident.s(n) for n in range(2)).set(task_id="step"))
+    with canvas.worker(pool="threads"):
+        assert flow.apply_async().get(timeout=SECONDS) == {"many": [0, 1]}
+        assert spread.delay().get(timeout=SECONDS) == [0, 1, 2]
+    for name, members in (("step", [0, 1]), ("replaced", [0, 1, 2])):
+        found = GroupResult.restore(name, canvas)
+        assert found is not None
+        assert found.get(timeout=SECONDS) == members
 
 
 def test_revoking(canvas: PgQueue, t: Tasks) -> None:
