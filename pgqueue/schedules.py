@@ -35,6 +35,7 @@ from pgqueue.zones import zone_of
 __all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar", "timing_of"]
 
 R = TypeVar("R")
+_MICROSECOND = timedelta(microseconds=1)
 
 BACKFILL_BATCH = 1_000
 BACKFILL_LIMIT = 100_000
@@ -249,7 +250,15 @@ class Schedules:
                 on_progress(start + len(batch), enqueued)
         return Backfill(len(ticks), enqueued)
 
-    async def abackfill(self, name: str, begin: datetime, end: datetime, *, dry_run: bool = False) -> Backfill:
+    async def abackfill(
+        self,
+        name: str,
+        begin: datetime,
+        end: datetime,
+        *,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Backfill:
         """backfill() for async code."""
         row = await self._arow(name)
         ticks = self._past_ticks(row, begin, end)
@@ -261,15 +270,21 @@ class Schedules:
                 enqueued += len(batch) - len(noted)
             else:
                 enqueued += await self._arun(fire_ticks(self._queries, row.id, batch))
+            if on_progress is not None:
+                on_progress(start + len(batch), enqueued)
         return Backfill(len(ticks), enqueued)
 
     def _past_ticks(self, row: ScheduleRow, begin: datetime, end: datetime) -> Sequence[datetime]:
         zone = checked("timezone", zone_of, row.timezone)
         begin, end = checked("from", instant, begin, zone), checked("to", instant, end, zone)
+        if begin > row.now:
+            raise ValidationError("from: it is in the future; ticks that come are enqueued by themselves")
         if end < begin:
             raise ValidationError("to: it is before from")
+        if row.timing.every is not None and row.timing.start_at is None and row.anchor_at == row.created_at:
+            begin = max(begin, row.created_at + _MICROSECOND)  # the first tick is one interval later
         found = []
-        for tick in row.timing.ticks(begin - timedelta(microseconds=1), min(end, row.now)):
+        for tick in row.timing.ticks(begin - _MICROSECOND, min(end, row.now)):
             found.append(tick)
             if len(found) > BACKFILL_LIMIT:
                 raise ValidationError(f"from, to: there are more than {BACKFILL_LIMIT:,} ticks; take shorter stretches")
@@ -385,5 +400,7 @@ def _refused(error: Exception) -> Exception:
     diagnostics = getattr(cause, "diag", None)
     message = str(getattr(diagnostics, "message_primary", None) or cause).splitlines()[0]
     if message.startswith("task: "):
-        return UnknownTask(message)
+        return UnknownTask(
+            f"{message}; check its spelling, start its worker first, or pass check_task=False (--unchecked)"
+        )
     return ValidationError(message.replace("once_at: ", "schedule: ", 1) if message.startswith("once_at") else message)

@@ -681,8 +681,8 @@ begin
         if v_field = '?' and i in (3, 5) then
             v_field := '*';
         end if;
-        foreach v_part in array regexp_split_to_array(v_field, ',') loop
-            if i = 4 or i = 5 then
+        foreach v_part in array array (select distinct p from regexp_split_to_table(v_field, ',') p) loop
+            if (i = 4 or i = 5) and v_part ~ '[a-z]' then
                 for j in 1..cardinality(case i when 4 then v_words else v_days end) loop
                     v_part := regexp_replace(v_part, '\m' || case i when 4 then v_words[j] else v_days[j] end || '\M',
                                              (case i when 4 then j else j - 1 end)::text, 'g');
@@ -1049,12 +1049,18 @@ begin
             continue;
         end if;
         if v_found.id is null or v_found.declaration is distinct from v_entry.declaration then
-            v_id := pgqueue.upsert_schedule(
-                v_entry.name, v_entry.task, v_entry.cron, make_interval(secs => v_entry.every), v_entry.once_at, v_entry.args,
-                v_entry.kwargs, v_entry.options, v_entry.timezone, v_entry.start_at, v_entry.end_at,
-                make_interval(secs => v_entry.jitter), v_entry.catch_up, v_entry.catch_up_limit,
-                make_interval(secs => v_entry.starting_deadline), v_entry.overlap, check_task => false,
-                solar => v_entry.solar, match_both_days => v_entry.match_both_days, anchor_at => v_entry.anchor_at);
+            begin
+                v_id := pgqueue.upsert_schedule(
+                    v_entry.name, v_entry.task, v_entry.cron, make_interval(secs => v_entry.every), v_entry.once_at, v_entry.args,
+                    v_entry.kwargs, v_entry.options, v_entry.timezone, v_entry.start_at, v_entry.end_at,
+                    make_interval(secs => v_entry.jitter), v_entry.catch_up, v_entry.catch_up_limit,
+                    make_interval(secs => v_entry.starting_deadline), v_entry.overlap, check_task => false,
+                    solar => v_entry.solar, match_both_days => v_entry.match_both_days, anchor_at => v_entry.anchor_at);
+            exception when invalid_parameter_value then
+                -- Such as a time zone that the server does not know: the others are declared.
+                return query select v_entry.name, 'refused: ' || sqlerrm;
+                continue;
+            end;
             update pgqueue.schedules s set owner = p_owner, declaration = v_entry.declaration where s.id = v_id;
             return query select v_entry.name, case when v_found.id is null then 'added' else 'changed' end;
         end if;

@@ -94,6 +94,7 @@ def show(session: Session, name: str, as_json: bool) -> None:
 @click.option("--cron", help="Five fields, six with seconds last, or @hourly and the like.")
 @click.option("--every", type=DURATION, help="An interval: 30s, 15m, 2h.")
 @click.option("--at", type=INSTANT, help="One instant (ISO 8601).")
+@click.option("--solar", help='An event of the sun, latitude and longitude: "sunset 52.52 13.41".')
 @click.option("-a", "--args", type=JSON_ARRAY, help="Positional arguments, a JSON array.")
 @click.option("-k", "--kwargs", type=JSON_OBJECT, help="Keyword arguments, a JSON object.")
 @click.option("-o", "--options", type=JSON_OBJECT, help="Options of apply_async, a JSON object.")
@@ -116,14 +117,15 @@ def add(
     cron: str | None,
     every: float | None,
     at: datetime | None,
+    solar: str | None,
     paused: bool,
     unchecked: bool,
     **options: Any,
 ) -> None:
     """Add the schedule NAME for TASK, or replace what it says."""
-    given = [value for value in (cron, every, at) if value is not None]
+    given = [value for value in (cron, every, at, _solar(solar)) if value is not None]
     if len(given) != 1:
-        raise click.UsageError("give exactly one of --cron, --every and --at")
+        raise click.UsageError("give exactly one of --cron, --every, --at and --solar")
     session.app.finalize()
     session.checked().close()
     session.app.schedules.upsert(
@@ -136,6 +138,19 @@ def add(
     )
     found = session.app.schedules.get(name)
     click.echo(f"{printable(name)}: {_state(found)}" + _when(found))
+
+
+def _solar(text: str | None) -> Any:
+    """What --solar means; None when it was not given."""
+    if text is None:
+        return None
+    from pgqueue.recurrence import solar  # noqa: PLC0415 - not needed by --help
+
+    try:
+        event, latitude, longitude = text.split()
+        return solar(event, float(latitude), float(longitude))
+    except ValueError as error:
+        raise click.UsageError(f"--solar: expected such as 'sunset 52.52 13.41': {error}") from None
 
 
 def _edit(verb: str, done: str, text: str) -> Callable[..., None]:

@@ -277,7 +277,7 @@ class Scheduler:
         try:
             said = run(connection, statement)
         except psycopg.DataError as error:
-            # Such as a time zone that the server does not know. What is in the table ticks on.
+            # What is in the table ticks on.
             logger.error("the schedules of this code were left out: %s", (error.diag.message_primary or error))
             self._declare_at, self._declared_as = None, worker_id
             return
@@ -319,6 +319,8 @@ def _report(owner: str, name: str, outcome: str) -> None:
         logger.warning("schedule %r is no longer declared by %s: paused; remove or resume it by hand", name, owner)
     elif outcome == "parked":
         logger.warning("schedule %r waits: no worker has its task", name)
+    elif outcome.startswith("refused"):
+        logger.error("schedule %r was left out: %s", name, outcome.removeprefix("refused: "))
     elif outcome.startswith("taken"):
         logger.error("schedule %r was left as it is: its name is %s", name, outcome)
     else:

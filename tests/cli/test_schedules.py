@@ -15,6 +15,9 @@ def test_a_life_of_a_schedule(invoke: Invoke, dsn: str) -> None:
     assert (
         invoke("schedules", "add", "s2", "shop.bill", "--every", "15m", "--unchecked", "--paused").out == "s2: paused\n"
     )
+    sun = invoke("schedules", "add", "sun", "shop.bill", "--solar", "sunset 52.52 13.41", "--unchecked", "--paused")
+    assert (sun.code, sun.out) == (0, "sun: paused\n")
+    assert invoke("schedules", "remove", "sun", "-f").code == 0
     lines = invoke("schedules", "list").out.splitlines()
     assert lines[0].split() == ["name", "state", "task", "schedule", "zone", "next", "last", "owner"]
     assert lines[1].split()[:3] == ["s", "active", "shop.bill"]
@@ -56,7 +59,9 @@ def test_backfill_counts_first(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["add", "s", "t"], "give exactly one of --cron, --every and --at"),
+        (["add", "s", "t"], "give exactly one of --cron, --every, --at and --solar"),
+        (["add", "s", "t", "--solar", "sunset 99 0"], "--solar: expected such as 'sunset 52.52 13.41': solar: lat: "),
+        (["add", "s", "t", "--solar", "sunset"], "--solar: expected such as 'sunset 52.52 13.41'"),
         (["add", "s", "t", "--cron", "61 * * * *", "--unchecked"], "schedule: minute: expected 0 to 59, got '61'"),
         (
             ["add", "s", "t", "--cron", "* * * * *", "--timezone", "UTC+25", "--unchecked"],

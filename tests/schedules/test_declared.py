@@ -264,6 +264,19 @@ def test_one_made_by_hand_is_not_taken_over(code: Callable[..., Code]) -> None:
     assert shop.app.schedules.get("a").task == "shop.b"
 
 
+def test_what_the_server_refuses_is_left_out_alone(code: Callable[..., Code]) -> None:
+    """Such as a zone that its machine does not know."""
+    shop = code(a=1, b={"schedule": "0 9 * * *", "timezone": "Factory"}, c=1)
+    shop.connection.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$begin raise 'timezone: unknown here' using errcode = '22023'; end$$;"
+        " create trigger refuse before insert on pgqueue.schedules for each row when (new.timezone = 'Factory')"
+        " execute function refuse()"
+    )
+    assert shop.start() == {"a": "added", "b": "refused: timezone: unknown here", "c": "added"}
+    assert shop.enabled() == {"a": True, "c": True}
+
+
 def test_a_schedule_whose_task_nobody_has_waits_for_it(code: Callable[..., Code]) -> None:
     shop = code(a={"task": "other.task", "schedule": 1})
     assert shop.start() == {"a": "added"} | {"a": "parked"}

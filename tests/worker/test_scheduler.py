@@ -93,7 +93,7 @@ def test_wrong_declarations_end_the_start_in_one_line(start: Start, rows: Rows) 
 def test_what_the_server_refuses_of_the_code_stops_nothing_else(start: Start, rows: Rows) -> None:
     """Python may know a time zone that the server does not."""
     rows.execute("select pgqueue.upsert_schedule('by hand', 'scheduled.note', '* * * * * *', check_task => false)")
-    unknown = {"x": {"task": "scheduled.note", "schedule": "* * * * *", "timezone": "Factory"}}
+    unknown = {"x": {"task": "scheduled.note", "schedule": "* * * * *", "timezone": "Factory"}, **YEARLY}
     rows.execute(
         "create function refuse() returns trigger language plpgsql as"
         " $$begin raise 'timezone: unknown here' using errcode = '22023'; end$$"
@@ -103,5 +103,8 @@ def test_what_the_server_refuses_of_the_code_stops_nothing_else(start: Start, ro
         " execute function refuse()"
     )
     beat = start("beat", schedules=unknown)
-    beat.expect("the schedules of this code were left out: timezone: unknown here")
+    beat.expect("schedule 'x' was left out: timezone: unknown here")
+    wait_until(
+        lambda: schedules(rows) == [("by hand", True), ("yearly", True)], what="the others of this code are there"
+    )
     wait_until(lambda: rows.execute("select id from pgqueue.live_jobs"), what="the other one ticks")
