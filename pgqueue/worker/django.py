@@ -1,10 +1,15 @@
-"""Django's own connection for transactional tasks, when the program uses Django with PostgreSQL."""
+"""Django in a worker: its connections around tasks, and its own one for transactional tasks."""
 
+import logging
+import select
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-__all__ = ["django_atomic", "django_connection"]
+__all__ = ["django_atomic", "django_connection", "old_connections_closer"]
+
+logger = logging.getLogger("pgqueue.worker")
 
 
 def django_connection() -> Any | None:
@@ -15,6 +20,35 @@ def django_connection() -> Any | None:
         return None
     connection = database.connection
     return connection if connection.vendor == "postgresql" else None
+
+
+def old_connections_closer() -> Callable[[], None] | None:
+    """What Django does around requests: close the calling thread's connections that broke or outlived CONN_MAX_AGE.
+
+    Returns:
+        To be called around each task, never raises; None where Django is not set up.
+    """
+    conf, database = sys.modules.get("django.conf"), sys.modules.get("django.db")
+    if conf is None or database is None or not conf.settings.configured:
+        return None
+
+    def close() -> None:
+        try:
+            for connection in database.connections.all(initialized_only=True):
+                if connection.vendor == "postgresql" and _hung_up(connection.connection):
+                    connection.errors_occurred = True  # so that Django looks whether it is usable
+            database.close_old_connections()
+        except Exception:
+            logger.warning("Django's old connections cannot be closed", exc_info=True)
+
+    return close
+
+
+def _hung_up(connection: Any) -> bool:
+    """Whether an idle connection's server has gone: what arrives unasked is its farewell."""
+    if connection is None or connection.closed:
+        return False
+    return bool(select.select([connection.fileno()], [], [], 0)[0])
 
 
 def django_atomic() -> AbstractContextManager[Any]:

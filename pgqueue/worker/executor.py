@@ -38,6 +38,7 @@ from pgqueue.repeated import Repeated
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
+from pgqueue.worker.django import old_connections_closer
 from pgqueue.worker.logs import about, end_prints
 from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions, is_conflict
 
@@ -81,6 +82,7 @@ class Executor:
         self._tasks = app.tasks
         self._known = app.results.known
         self._hostname = hostname
+        self._close_old = old_connections_closer()
         self._tells_all = logger.isEnabledFor(logging.DEBUG)
         self.transactions = Transactions(app, application_name)
 
@@ -161,6 +163,9 @@ class Executor:
             request, args, kwargs = self.prepare(job, task)
         except Exception as error:
             return self.refused(job, error)
+        close_old = self._close_old
+        if close_old is not None:
+            close_old()
         mark = current_request.set(request)
         try:
             if task.transactional:
@@ -177,6 +182,8 @@ class Executor:
         finally:
             end_prints()
             current_request.reset(mark)
+            if close_old is not None:
+                close_old()
 
     async def arun(self, job: JobToRun, task: Task[..., Any]) -> Outcome:
         """Run a coroutine task to its end in the running event loop's current asyncio task."""

@@ -1,5 +1,6 @@
 """transactional tasks whose bodies use SQLAlchemy or Django: the fenced finish runs on their connection."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
 from pgqueue import PgQueue, current_connection
-from tests.support.process import CommandLine
+from tests.support.process import REPOSITORY, CommandLine
 from tests.worker.conftest import Rows
 
 INSERT = text("insert into ledger (amount) values (:amount)")
@@ -110,7 +111,7 @@ from django.conf import settings
 settings.configure(
     DATABASES={"default": {
         "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DB_NAME"], "USER": "postgres",
-        "HOST": "127.0.0.1", "PORT": os.environ["DB_PORT"]}},
+        "HOST": "127.0.0.1", "PORT": os.environ["DB_PORT"], "CONN_MAX_AGE": int(os.environ.get("MAX_AGE", 0))}},
     INSTALLED_APPS=[], USE_TZ=True, DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
 )
 django.setup()
@@ -157,6 +158,22 @@ def swallow():
         pass
 
 
+@app.task
+def count():
+    return Entry.objects.count()
+
+
+def after_a_restart():
+    with app.worker(pool="solo"):
+        assert count.delay().get(timeout=30) == 0
+        print("counted", flush=True)
+        sys.stdin.readline()
+        results = [count.delay() for _ in range(3)]
+        for result in results:
+            result.get(timeout=30, propagate=False)
+        print("then", [result.state for result in results])
+
+
 def main():
     with app.worker(pool="threads", concurrency=2):
         results = [deposit.delay(n) for n in range(3)]
@@ -175,7 +192,12 @@ def test_djangos_orm_in_a_transactional_task(
     spawn: Callable[..., CommandLine], rows: Rows, dsn: str, tmp_path: Path, server: Any
 ) -> None:
     (tmp_path / "books.py").write_text(DJANGO)
-    env = {"DSN": dsn, "DB_NAME": dsn.rpartition("/")[2], "DB_PORT": str(server.port), "PYTHONPATH": str(tmp_path)}
+    env = {
+        "DSN": dsn,
+        "DB_NAME": dsn.rpartition("/")[2],
+        "DB_PORT": str(server.port),
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}",
+    }
     program = spawn(sys.executable, "-c", "import books; books.main()", env=env, cwd=tmp_path)
     assert program.wait() == 0, program.output
     assert "deposits [True, True, True]" in program.output
@@ -187,3 +209,26 @@ def test_djangos_orm_in_a_transactional_task(
     assert sorted(row["args"][0] for row in children) == [0, 1, 2, 9]
     attempts = rows.execute("select attempt from pgqueue.all_jobs where task = 'books.deposit'")
     assert [row["attempt"] for row in attempts] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("max_age", ["60", "0"])
+def test_djangos_connection_is_renewed_when_it_broke(
+    spawn: Callable[..., CommandLine], rows: Rows, dsn: str, tmp_path: Path, server: Any, max_age: str
+) -> None:
+    (tmp_path / "books.py").write_text(DJANGO)
+    env = {
+        "DSN": dsn,
+        "DB_NAME": dsn.rpartition("/")[2],
+        "DB_PORT": str(server.port),
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}",
+    }
+    command = (sys.executable, "-c", "import books; books.after_a_restart()")
+    program = spawn(*command, env={**env, "MAX_AGE": max_age}, cwd=tmp_path)
+    program.expect("counted")
+    rows.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and query like '%COUNT(*)%' and pid <> pg_backend_pid()"
+    )
+    program.send("on")
+    assert program.wait() == 0, program.output
+    assert "then ['SUCCESS', 'SUCCESS', 'SUCCESS']" in program.output
