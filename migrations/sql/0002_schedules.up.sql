@@ -581,11 +581,15 @@ begin
     into v
     from jsonb_array_elements(p_first || (p_linked -> 'steps')) with ordinality t (s, n);
     perform pgqueue.enqueue_workflow(
-        pgqueue.new_job_id(), null, make_interval(secs => (p_linked ->> 'keep')::double precision), null, false,
-        v_ids, v.tasks, v.queues, v.priorities, v.args, v.kwargs, v.headers, v.options, v.delays, v.etas, v.expires_in, v.expires_at,
-        v.root_ids, v.parent_ids, null, null, v.inputs, v.runs, null, v.waits,
-        array (select v_ids[u] from unnest(e.children) with ordinality o (u, n) order by o.n),
-        array (select v_ids[u] from unnest(e.parents) with ordinality o (u, n) order by o.n), e.positions, e.kinds, e.policies);
+        p_workflow_id => pgqueue.new_job_id(), p_name => null, p_keep => make_interval(secs => (p_linked ->> 'keep')::double precision),
+        p_deadline_in => null, p_existing => false, p_ids => v_ids, p_tasks => v.tasks, p_queues => v.queues,
+        p_priorities => v.priorities, p_args => v.args, p_kwargs => v.kwargs, p_headers => v.headers, p_options => v.options,
+        p_delays => v.delays, p_etas => v.etas, p_expires_in => v.expires_in, p_expires_at => v.expires_at,
+        p_root_ids => v.root_ids, p_parent_ids => v.parent_ids, p_own_ids => null, p_steps => null, p_inputs => v.inputs,
+        p_runs => v.runs, p_compensates => null, p_waits => v.waits,
+        p_children => array (select v_ids[u] from unnest(e.children) with ordinality o (u, n) order by o.n),
+        p_parents => array (select v_ids[u] from unnest(e.parents) with ordinality o (u, n) order by o.n),
+        p_positions => e.positions, p_kinds => e.kinds, p_policies => e.policies, p_group_ids => null, p_group_members => null);
 end $$;
 
 -- Locks schedules that are to be looked at, past those that another scheduler has locked. Whoever locks and falls silent is
