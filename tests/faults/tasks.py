@@ -129,6 +129,15 @@ def total(values: list[int]) -> list[int]:
     return [len(values), sum(values)]
 
 
+@app.task(name="grow", bind=True, transactional=True)
+def grow(self: Any, number: int) -> int:
+    """A member that adds a member, and that one the next."""
+    if number > 0:
+        self.add_to_chord(app.signature("grow", (number - 1,)))
+    note_here("transactional")
+    return number
+
+
 @app.task(name="alert", transactional=True)
 def alert(task_id: str) -> str:
     note_here("transactional")

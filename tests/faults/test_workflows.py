@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
 
-from pgqueue import chord, group
+from pgqueue import DuplicateJob, chord, group
 from pgqueue.graph import NewEdge, NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.store import claims, jobs, workflows
@@ -79,6 +80,44 @@ def test_chords_whose_workers_are_killed_each_second(stage: Stage) -> None:  # f
     assert sorted(job.result for job in alerts) == sorted(broken)
     assert all(job.transactional == 1 for job in alerts)
     assert stage.value("select count(*) from pgqueue.all_workflows where state = 'running'") == 0
+
+
+def test_chords_of_all_sizes_end_as_defined_while_workers_die(stage: Stage) -> None:  # fault 42
+    app = stage.app
+    total, same, alert = app.signature("total"), app.signature("plain"), app.signature("alert")
+
+    def plain(*numbers: int) -> list[Any]:
+        return [app.signature("plain", (number,)) for number in numbers]
+
+    workers = [stage.worker("-c", "2", lease=1.5, worker_lost_limit="1000") for _ in range(2)]
+    expected: dict[str, Any] = {}
+    failing = []
+    for n in range(8):
+        nested = chord([chord(plain(1, 2), same.clone()), *plain(3), chord([], same.clone())], same.clone())
+        grown = chord([app.signature("grow", (3,)), *plain(n)], total.clone())
+        expected |= {
+            chord([], total.clone())().id: [0, 0],  # no members: the body runs
+            chord(plain(n), total.clone())().id: [1, n],
+            nested().id: [[1, 2], 3, []],
+            grown().id: [5, 6 + n],  # whoever adds a member, it is waited for
+        }
+        failing.append(chord(plain(n), app.signature("refuse").on_error(alert.clone()))().id)
+        if n in (2, 5):
+            workers[0].send_signal(signal.SIGKILL)
+            workers[0].wait()
+            workers.append(stage.worker("-c", "2", lease=1.5, worker_lost_limit="1000"))
+            del workers[0]
+    before = stage.value("select count(*) from pgqueue.workflows")
+    with pytest.raises(DuplicateJob):  # the id of a body is taken
+        chord(plain(1), total.clone().set(task_id=next(iter(expected))))()
+    assert stage.value("select count(*) from pgqueue.workflows") == before
+
+    ended = stage.finish(may_fail={"refuse"})
+    assert {job_id: ended[job_id].result for job_id in expected} == expected
+    assert {ended[job_id].state for job_id in failing} == {"failed"}
+    alerts = [job.result for job in ended.values() if job.task == "alert"]
+    assert sorted(alerts) == sorted(failing)
+    assert stage.value("select count(*) from pgqueue.workflow_joins where state = 'waiting'") == 0
 
 
 PRODUCER = """
