@@ -9,13 +9,14 @@ from uuid import UUID
 
 from pgqueue.client import Client
 from pgqueue.config import Conf
-from pgqueue.errors import PgQueueError, ValidationError
+from pgqueue.errors import ConfigurationError, PgQueueError, ValidationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.option_values import flag, instant, seconds, short
 from pgqueue.recurrence import Timing, crontab, schedule, timing_of
 from pgqueue.signature import Signature
 from pgqueue.submission import build
 from pgqueue.task import Task
+from pgqueue.validation import beat_schedule
 from pgqueue.zones import zone_of
 
 __all__ = ["Definitions", "checked"]
@@ -62,7 +63,11 @@ class Definitions:
             ValidationError, ConfigurationError: an entry is wrong; the message names it.
         """
         entries = []
-        for name, entry in {**self._conf.beat_schedule, **self._declared}.items():
+        try:
+            configured = beat_schedule(self._conf.beat_schedule)  # once more: what it holds may have been changed
+        except ValueError as error:
+            raise ConfigurationError(f"beat_schedule: {error}") from None
+        for name, entry in {**configured, **self._declared}.items():
             try:
                 entries.append(self._entry(name, entry))
             except PgQueueError as error:

@@ -174,6 +174,12 @@ def test_a_plain_insert_of_a_task_that_nobody_has_is_refused(conn: psycopg.Conne
         conn.execute("update pgqueue.schedules set task = 'u'")
 
 
+def test_a_session_may_leave_the_check_of_tasks_out(dsn: str) -> None:
+    """As a restore of data alone has to."""
+    with psycopg.connect(dsn, options="-c pgqueue.check_task=off") as connection:
+        connection.execute("insert into pgqueue.schedules (name, task, every) values ('s', 't', '1 hour')")
+
+
 FIELDS = [
     *("0 0 30 2 */2", "0 0 29 2 */2", "0 0 1-7 * fri#2", "0 0 1-8 * fri#2", "0 0 28 2 fri#5", "0 0 29 2 fri#5"),
     *("0 0 31 4 *", "0 0 L 2 fri#4", "0 0 L 4 fri#4", "0 0 22 2 l5", "0 0 21 2 l5", "0 0 24 4 l5", "0 0 25 1 l5"),
