@@ -63,7 +63,8 @@ select pgqueue.wake_up(%(queues)s::text[], %(hand_over)s)
 -- name: begin_task
 -- Begins a transactional task: the id by which its end knows that the transaction is still the same, and what tells the
 -- session that has it open, should its process die.
-select pg_current_xact_id()::text, pg_backend_pid(), pg_current_xact_id()::xid::text
+select pg_current_xact_id()::text, pg_backend_pid(), pg_current_xact_id()::xid::text,
+       extract(epoch from pg_postmaster_start_time())::text
 
 -- name: end_transactions
 -- Of processes that died in the middle of a statement: the server would notice at its end only, and keep its locks. A
@@ -73,10 +74,11 @@ from unnest(%(pids)s::integer[], %(xids)s::text[]) u (pid, xid)
 join pg_stat_activity a on a.pid = u.pid and a.backend_xid::text = u.xid and a.datname = current_database()
 
 -- name: finish_task
--- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost.
+-- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost. Each value
+-- has its type, for drivers that ask for one (asyncpg).
 select pg_current_xact_id()::text, pgqueue.finish_jobs(
-    %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
-    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s, %(micros)s::bigint[])
+    %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s::text, string_to_array(%(results)s::text, E'\x1f', ''),
+    %(errors)s::text[], %(tracebacks)s::text[], %(keep)s::interval, %(micros)s::bigint[])
 
 -- name: reset_session
 -- DISCARD ALL, but for prepared statements and plans, which the next task uses again.
@@ -88,7 +90,7 @@ listen pgqueue
 
 -- name: session_facts
 -- The server's process, which a pooler in between changes, and what tells one life of the server from the next.
-select pg_backend_pid(), pg_postmaster_start_time()::text
+select pg_backend_pid(), extract(epoch from pg_postmaster_start_time())::text
 
 -- name: listen_pid
 -- Differs from the connection's own idea of it when a pooler is in between.

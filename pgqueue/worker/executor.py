@@ -40,7 +40,8 @@ from pgqueue.retry import MAX_DELAY_SECONDS
 from pgqueue.task import Task
 from pgqueue.worker.django import old_connections_closer
 from pgqueue.worker.logs import about, end_prints
-from pgqueue.worker.transaction import PartitionMissing, SessionLost, Transactions, is_conflict
+from pgqueue.worker.orm import SessionLost
+from pgqueue.worker.transaction import PartitionMissing, Transactions, is_conflict
 
 __all__ = ["Executor", "JobToRun", "Outcome"]
 
@@ -233,7 +234,8 @@ class Executor:
     def _ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
         if isinstance(error, SessionLost):
             logger.warning("Task %s[%s]: %s", job.task, job.id, error)
-            return (job.number, "adrift", clean_text(str(error)), not task.acks_late, error.server_started)
+            server = error.server_started or self.transactions.server_started
+            return (job.number, "adrift", clean_text(str(error)), not task.acks_late, server)
         if isinstance(error, PartitionMissing):
             return (job.number, "unstored")
         if task.transactional and is_conflict(error):

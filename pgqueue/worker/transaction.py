@@ -26,17 +26,22 @@ from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Statement
 from pgqueue.store.workflows import replace_job
 from pgqueue.task import Task
-from pgqueue.worker.django import django_atomic, django_connection
+from pgqueue.worker.django import django_connection
+from pgqueue.worker.orm import (
+    OWN_TIMEOUTS,
+    SessionLost,
+    django_scope,
+    driver_error,
+    sqlalchemy_async_scope,
+    sqlalchemy_scope,
+)
 from pgqueue.worker.session import amind_poolers, mind_poolers
 
-__all__ = ["PartitionMissing", "SessionLost", "Transactions", "is_conflict"]
+__all__ = ["PartitionMissing", "Transactions", "is_conflict"]
 
 logger = logging.getLogger("pgqueue.worker")
 
 IDLE_SECONDS = 5.0
-# Time-outs by which the server ends a session for what the task does with it: the task's own failure.
-_OWN_TIMEOUTS = frozenset({"25P03", "25P04"})
-
 # Serialization failure and deadlock: PostgreSQL asks for the whole transaction to be run again.
 _CONFLICTS = frozenset({"40001", "40P01"})
 
@@ -44,19 +49,6 @@ _REFUSED = (
     "a transactional task may not {what} its connection: the worker commits its work and its result together;"
     " use connection.transaction() for savepoints, or raise to roll back"
 )
-
-
-class SessionLost(Exception):
-    """The session of a transactional task ended under it; the task runs again if it was undone.
-
-    Attributes:
-        server_started: of the server that ended it. A server that has started anew since ended all its sessions; else
-            the task itself may be what ends them.
-    """
-
-    def __init__(self, message: str, server_started: str) -> None:
-        super().__init__(message)
-        self.server_started = server_started
 
 
 class PartitionMissing(Exception):
@@ -92,6 +84,7 @@ class Transactions:
 
     Attributes:
         on_begin: called with a session's process id and the transaction that it has begun.
+        server_started: when the server of the last transaction did, as the worker's other sessions know it.
 
     Args:
         app: where to connect.
@@ -102,6 +95,7 @@ class Transactions:
         self._app = app
         self._application_name = application_name
         self.on_begin: Callable[[int, str], None] = lambda pid, xid: None
+        self.server_started = ""
         self._local = threading.local()
         self._idle: list[tuple[_AsyncTaskConnection, float]] = []  # the one used last comes last
         # Coroutines are many, connections are few: the others wait here, before their transaction begins.
@@ -169,11 +163,11 @@ class Transactions:
         while self._idle:
             await self._idle.pop()[0].close()
 
-    def _begin(self) -> Statement[tuple[str, int, str]]:
+    def _begin(self) -> Statement[tuple[str, int, str, str]]:
         return Statement(self._app.queries["begin_task"], {}, lambda rows: tuple(rows[0]))
 
-    def _begun(self, begun: tuple[str, int, str]) -> str:
-        transaction_id, pid, xid = begun
+    def _begun(self, begun: tuple[str, int, str, str]) -> str:
+        transaction_id, pid, xid, self.server_started = begun
         self.on_begin(pid, xid)
         return transaction_id
 
@@ -214,12 +208,12 @@ class Transactions:
     def _scope(self, task: Task[..., Any]) -> Iterator[Any]:
         """A transaction that commits at the end of the block and rolls back on an error."""
         if callable(task.transactional):
-            with _made(task.transactional) as session:
+            with sqlalchemy_scope(task.transactional) as session:
                 yield session
             return
         django = django_connection()
         if django is not None:
-            with django_atomic():
+            with django_scope(django):
                 yield django
             return
         connection = self._thread_connection()
@@ -266,7 +260,7 @@ class Transactions:
     @contextlib.asynccontextmanager
     async def _ascope(self, task: Task[..., Any]) -> AsyncIterator[Any]:
         if callable(task.transactional):
-            async with self._free, task.transactional() as session, session.begin():
+            async with self._free, sqlalchemy_async_scope(task.transactional) as session:
                 yield session
             return
         async with self._free, self._aconnection() as connection:
@@ -350,20 +344,15 @@ def _alive(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -
 
 def _lost(connection: _TaskConnection | _AsyncTaskConnection, error: BaseException) -> SessionLost | None:
     """What to raise instead, when it was not the task that ended its session."""
-    if not connection.broken or not isinstance(error, Exception) or getattr(error, "sqlstate", None) in _OWN_TIMEOUTS:
+    if not connection.broken or not isinstance(error, Exception) or getattr(error, "sqlstate", None) in OWN_TIMEOUTS:
         return None
     return SessionLost(f"its database session was lost: {' '.join(str(error).split())}", connection.server_started)
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether a transaction, undone by now, only has to be run again: it got in the way of another one."""
-    cause = _of_driver(error)
+    cause = driver_error(error)
     return isinstance(cause, psycopg.Error) and cause.sqlstate in _CONFLICTS
-
-
-def _of_driver(error: BaseException) -> BaseException:
-    """The driver's own error, which SQLAlchemy and Django wrap."""
-    return getattr(error, "orig", None) or error.__cause__ or error
 
 
 @contextlib.contextmanager
@@ -371,17 +360,10 @@ def _telling_missing_partitions() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _of_driver(error)
+        cause = driver_error(error)
         if isinstance(cause, psycopg.errors.CheckViolation) and cause.diag.constraint_name is None:
             raise PartitionMissing(str(cause)) from error
         raise
-
-
-@contextlib.contextmanager
-def _made(factory: Callable[[], Any]) -> Iterator[Any]:
-    """What a factory makes (a SQLAlchemy Session or Connection), in a transaction of its own."""
-    with factory() as session, session.begin():
-        yield session
 
 
 def _forget_session_state(connection: psycopg.Connection[Any], app: PgQueue) -> None:

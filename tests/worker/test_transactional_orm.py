@@ -1,6 +1,7 @@
 """transactional tasks whose bodies use SQLAlchemy or Django: the fenced finish runs on their connection."""
 
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,14 @@ def deposit(self, amount):
     return Entry.objects.count() > 0
 
 
+@app.task(transactional=True, bind=True, max_retries=0)
+def cut(self):
+    Entry.objects.create(amount=50)
+    if self.request.attempt == 1:
+        connection.cursor().execute("select pg_terminate_backend(pg_backend_pid())")
+    return self.request.attempt
+
+
 @app.task(transactional=True)
 def break_():
     Entry.objects.create(amount=100)
@@ -184,6 +193,7 @@ def main():
             except Exception as error:
                 print(task.name.rpartition(".")[2], "failed:", type(error).__name__)
         print("again", deposit.delay(9).get(timeout=30))
+        print("cut off at first, then", cut.delay().get(timeout=30))
     print("ledger", sorted(Entry.objects.values_list("amount", flat=True)))
 """
 
@@ -204,7 +214,8 @@ def test_djangos_orm_in_a_transactional_task(
     assert "break_ failed" in program.output
     assert "swallow failed" in program.output
     assert "again True" in program.output
-    assert "ledger [0, 1, 2, 9]" in program.output
+    assert "cut off at first, then 2" in program.output
+    assert "ledger [0, 1, 2, 9, 50]" in program.output
     children = rows.execute("select args from pgqueue.all_jobs where task = 'books.child'")
     assert sorted(row["args"][0] for row in children) == [0, 1, 2, 9]
     attempts = rows.execute("select attempt from pgqueue.all_jobs where task = 'books.deposit'")
@@ -232,3 +243,72 @@ def test_djangos_connection_is_renewed_when_it_broke(
     program.send("on")
     assert program.wait() == 0, program.output
     assert "then ['SUCCESS', 'SUCCESS', 'SUCCESS']" in program.output
+
+
+END_THIS_SESSION = text("select pg_terminate_backend(pg_backend_pid())")
+
+
+def test_a_session_that_the_server_ends_runs_its_task_again(app: PgQueue, rows: Rows, sessions: Any) -> None:
+    @app.task(transactional=sessions, bind=True, max_retries=0)
+    def deposit(self: Any, ends: int) -> int:
+        current_connection().execute(INSERT, {"amount": self.request.attempt})
+        if self.request.attempt <= ends:
+            current_connection().execute(END_THIS_SESSION)
+        return int(self.request.attempt)
+
+    with app.worker(pool="threads", concurrency=1):
+        assert deposit.delay(1).get(timeout=30) == 2
+        poison = rows.end_of(deposit.delay(9).id)
+    assert amounts(rows) == [2]
+    assert (poison["state"], poison["error_type"], poison["lost"]) == ("failed", "pgqueue.errors.WorkerLostError", 3)
+
+
+def test_an_async_session_that_the_server_ends_runs_its_task_again(app: PgQueue, rows: Rows, dsn: str) -> None:
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"))
+
+    @app.task(transactional=async_sessionmaker(engine), bind=True, max_retries=0)
+    async def deposit(self: Any) -> int:
+        await current_connection().execute(INSERT, {"amount": self.request.attempt})
+        if self.request.attempt == 1:
+            await current_connection().execute(END_THIS_SESSION)
+        return int(self.request.attempt)
+
+    @app.task
+    async def dispose() -> None:
+        await engine.dispose()
+
+    with app.worker(concurrency=1):
+        assert deposit.delay().get(timeout=30) == 2
+        dispose.delay().get(timeout=30)
+    assert amounts(rows) == [2]
+
+
+def test_a_timeout_of_the_tasks_own_transaction_is_its_own_failure(app: PgQueue, rows: Rows, sessions: Any) -> None:
+    @app.task(transactional=sessions, max_retries=0)
+    def dawdle() -> None:
+        session = current_connection()
+        session.execute(text("set local idle_in_transaction_session_timeout = '50ms'"))
+        select.select([session.connection().connection.driver_connection.fileno()], [], [], 30)
+        session.execute(text("select 1"))
+
+    with app.worker(pool="threads", concurrency=1):
+        row = rows.end_of(dawdle.delay().id)
+    assert (row["state"], row["attempt"], row["lost"]) == ("failed", 1, 0)
+
+
+def test_a_server_that_cannot_be_reached_costs_no_attempt(app: PgQueue, rows: Rows, sessions: Any, dsn: str) -> None:
+    nobody = sessionmaker(create_engine("postgresql+psycopg://postgres@127.0.0.1:1/none"))
+    made: list[int] = []
+
+    def make() -> Any:
+        made.append(1)
+        return nobody() if len(made) == 1 else sessions()
+
+    @app.task(transactional=make, bind=True, max_retries=0)
+    def deposit(self: Any) -> int:
+        current_connection().execute(INSERT, {"amount": 1})
+        return int(self.request.attempt)
+
+    with app.worker(pool="threads", concurrency=1):
+        assert deposit.delay().get(timeout=30) == 1
+    assert len(made) == 2
