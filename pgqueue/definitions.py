@@ -151,6 +151,12 @@ class Definitions:
             if options.get(option) is not None:
                 raise ValidationError(f"options: {option} is not for schedules: {reason}")
         kept: dict[str, Any] = {}
+        if "linked" in options:
+            # What was kept before is given back.
+            kept["linked"] = options["linked"]
+            options = {name: value for name, value in options.items() if name != "linked"}
+            if options.get("link") or options.get("link_error"):
+                raise ValidationError("options: linked: give link and link_error, or what they made before")
         if options.get("link") or options.get("link_error"):
             call = Signature[Any](task, tuple(args), kwargs, cast(Any, options), app=cast(Any, self._client))
             workflow = build(call, None, None, {}).workflow

@@ -15,6 +15,11 @@ def test_a_life_of_a_schedule(invoke: Invoke, dsn: str) -> None:
     assert (
         invoke("schedules", "add", "s2", "shop.bill", "--every", "15m", "--unchecked", "--paused").out == "s2: paused\n"
     )
+    linked = '{"link": {"task": "shop.note", "args": [1]}, "priority": 3}'
+    invoke("schedules", "add", "then", "shop.bill", "--every", "1h", "-o", linked, "--unchecked")
+    shown = invoke("schedules", "show", "then").out
+    assert "options   {'queue': 'default', 'priority': 3}\nthen      shop.note\n" in shown
+    assert invoke("schedules", "remove", "then", "-f").code == 0
     sun = invoke("schedules", "add", "sun", "shop.bill", "--solar", "sunset 52.52 13.41", "--unchecked", "--paused")
     assert (sun.code, sun.out) == (0, "sun: paused\n")
     assert invoke("schedules", "remove", "sun", "-f").code == 0

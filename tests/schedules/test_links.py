@@ -159,6 +159,10 @@ def test_steps_written_by_sql_are_checked(shop: PgQueue, dsn: str, change: dict[
     shop.schedules.upsert("s", task="shop.bill", schedule=60, args=[1], options={"link": link})
     kept = shop.schedules.get("s").options
     assert kept["linked"]["edges"] == [[0, 1, 0, "value", "stop"]]
+    shop.schedules.upsert("s", task="shop.bill", schedule=60, args=[1], options=kept)
+    assert shop.schedules.get("s").options == kept
+    with pytest.raises(ValidationError, match="options: linked: give link and link_error, or what they made before"):
+        shop.schedules.upsert("s", task="shop.bill", schedule=60, args=[1], options={**kept, "link": link})
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("update pgqueue.schedules set options = %s", [Jsonb(kept)])
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="options: linked: what link and link_error"):
