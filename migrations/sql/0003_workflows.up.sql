@@ -369,12 +369,18 @@ language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
+declare
+    v_succeeded boolean;
 begin
-    insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, finished_at)
-    select f.id, f.workflow_id, f.step, f.state, f.result, f.error, f.finished_at
-    from pgqueue.finished_jobs f
-    where f.delete_after = p_kept and f.id = any (p_ids);
-    perform pgqueue.advance_from(p_ids, null, p_kept);
+    with kept as (
+        insert into pgqueue.workflow_results (job_id, workflow_id, step, state, result, error, finished_at)
+        select f.id, f.workflow_id, f.step, f.state, f.result, f.error, f.finished_at
+        from pgqueue.finished_jobs f
+        where f.delete_after = p_kept and f.id = any (p_ids)
+        returning state
+    )
+    select bool_and(k.state = 'succeeded') and count(*) = cardinality(p_ids) into v_succeeded from kept k;
+    perform pgqueue.advance_from(p_ids, null, p_kept, v_succeeded);
 end $$;
 
 -- Locks steps that wait, and all that wait behind them, at once and so in one order: what goes on from step to step would
@@ -422,8 +428,10 @@ begin
     end loop;
 end $$;
 
--- p_only: count down these children alone; those of the steps that end here are all counted.
-create function pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamptz) returns void
+-- p_only: count down these children alone; those of the steps that end here are all counted. p_succeeded: it is known that
+-- all parents did, so that their outcomes need not be read.
+create function pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamptz, p_succeeded boolean default false)
+returns void
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -436,12 +444,12 @@ declare
     v_stopped uuid[];
     v_skipped uuid[];
     v_locked boolean := false;
+    v_succeeded boolean := p_succeeded;
     v_falls boolean;
 begin
     loop
-        select array_agg(distinct e.child_id), bool_or(e.kind = 'when' or r.state <> 'succeeded') into v_children, v_falls
-        from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
-        where e.parent_id = any (v_parents);
+        select array_agg(distinct e.child_id), bool_or(e.kind = 'when') into v_children, v_falls
+        from pgqueue.workflow_edges e where e.parent_id = any (v_parents);
         if v_only is not null then
             v_children := array (select c from unnest(v_children) c where c = any (v_only));
             v_only := null;
@@ -449,6 +457,8 @@ begin
         exit when v_children is null or v_children = '{}';
         if not v_locked then
             v_locked := true;
+            v_falls := v_falls or not v_succeeded
+                and exists (select from pgqueue.workflow_results r where r.job_id = any (v_parents) and r.state <> 'succeeded');
             if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run is not null) then
                 perform pgqueue.lock_below(v_children);
             end if;
@@ -456,19 +466,30 @@ begin
         v_children := array (select j.job_id from pgqueue.workflow_joins j
                              where j.job_id = any (v_children) and j.state = 'waiting' order by j.job_id for update);
         exit when v_children = '{}';
-        update pgqueue.workflow_joins j set
-            remaining = j.remaining - a.ended, skipped = j.skipped + case when a.refused then j.total else a.skipped end,
-            cause_id = coalesce(j.cause_id, a.cause_id)
-        from (
-            select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
-                   bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
-                   (array_agg(r.job_id) filter (where case e.kind
-                        when 'error' then r.state = 'failed' and not r.propagated
-                        else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
-            from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
-            where e.parent_id = any (v_parents) and e.child_id = any (v_children)
-            group by e.child_id) a
-        where j.job_id = a.child_id;
+        if v_succeeded and not v_falls then
+            update pgqueue.workflow_joins j set remaining = j.remaining - a.ended
+            from (select e.child_id, count(*) as ended
+                  from unnest(v_parents) p (id)
+                  cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = p.id offset 0) e
+                  where e.child_id = any (v_children)
+                  group by e.child_id) a
+            where j.job_id = a.child_id;
+        else
+            update pgqueue.workflow_joins j set
+                remaining = j.remaining - a.ended, skipped = j.skipped + case when a.refused then j.total else a.skipped end,
+                cause_id = coalesce(j.cause_id, a.cause_id)
+            from (
+                select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
+                       bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
+                       (array_agg(r.job_id) filter (where case e.kind
+                            when 'error' then r.state = 'failed' and not r.propagated
+                            else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
+                from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
+                where e.parent_id = any (v_parents) and e.child_id = any (v_children)
+                group by e.child_id) a
+            where j.job_id = a.child_id;
+        end if;
+        v_succeeded := false;
 
         select array_agg(j.job_id order by j.job_id) filter (where case j.inputs = 'error'
                     when true then j.cause_id is not null
