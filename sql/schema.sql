@@ -2409,6 +2409,7 @@ declare
     v_workflow pgqueue.workflows;
     v_ids uuid[];
     v_again uuid[];
+    v_ended uuid[];
     v_ready uuid[];
     v_queues text[];
     v_kept timestamptz;
@@ -2486,11 +2487,25 @@ begin
                 using errcode = 'invalid_parameter_value';
         end if;
         perform pgqueue.wake_queues(v_queues);
+        -- Those that a parent still stops, and compensations that nothing calls for any more.
+        v_ended := array (select j.job_id from pgqueue.workflow_joins j
+                          where j.job_id = any (v_again) and j.cause_id is not null and j.inputs is distinct from 'error');
+        if v_ended <> '{}' then
+            perform pgqueue.advance_from(pgqueue.stop_steps(v_ended, v_kept), null, v_kept);
+        end if;
+        v_ended := array (select j.job_id from pgqueue.workflow_joins j join pgqueue.workflow_results u on u.job_id = j.compensates
+                          where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
+                            and (u.state <> 'succeeded' or not pgqueue.has_failed(v_workflow.id, v_workflow.settle_id)));
+        if v_ended <> '{}' then
+            perform pgqueue.end_steps(v_ended, 'skipped', null, null, false, v_kept);
+            perform pgqueue.advance_from(v_ended, null, v_kept);
+        end if;
         v_ready := array (select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.remaining = 0 and j.inputs is distinct from 'error');
+                          where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
+                            and j.inputs is distinct from 'error');
         perform pgqueue.advance_from(pgqueue.release_steps(v_ready, v_kept), null, v_kept);
     end loop;
-    return p_ids;
+    return array (select j.id from pgqueue.live_jobs j where j.id = any (p_ids));
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.retry_workflow(workflow_id uuid)
@@ -2531,6 +2546,7 @@ begin
     end if;
     with gone as (
         delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
+          and not exists (select from pgqueue.workflow_results r where r.job_id = f.id)  -- stopped again by another step
         returning f.*
     ), again as (
         insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
@@ -2733,7 +2749,7 @@ begin
         cross join lateral (select d.child_id from pgqueue.workflow_edges d
                             where d.parent_id = c.job_id and d.kind <> 'error' and d.policy = 'stop' offset 0) e
         cross join lateral (select w.job_id, w.inputs, w.run from pgqueue.workflow_joins w
-                            where w.job_id = e.child_id and w.state = 'waiting' offset 0) j
+                            where w.job_id = e.child_id and w.state = 'waiting' and w.total = 1 offset 0) j
         cross join lateral pgqueue.stopped_by(j.inputs, j.run, c.job_id, c.state, c.error) s
     )
     select array_agg(row (c.job_id, c.state, c.error, c.propagated)::pgqueue.stopped_step) into v_stopped

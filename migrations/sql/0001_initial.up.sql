@@ -842,6 +842,7 @@ begin
     end if;
     with gone as (
         delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
+          and not exists (select from pgqueue.workflow_results r where r.job_id = f.id)  -- stopped again by another step
         returning f.*
     ), again as (
         insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,

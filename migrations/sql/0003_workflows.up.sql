@@ -529,7 +529,7 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Ends steps whose parent did not succeed, and all that follow from them by edges of the policy `stop`, however many
--- links away. Returns them. A list of results that misses one is a ChordError; else the parent's error passes through.
+-- links away, up to those with several parents: of paths to these there may be more than could be gone. Returns them. A list of results that misses one is a ChordError; else the parent's error passes through.
 create function pgqueue.stop_steps(p_ids uuid[], p_kept timestamptz) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -550,7 +550,7 @@ begin
         cross join lateral (select d.child_id from pgqueue.workflow_edges d
                             where d.parent_id = c.job_id and d.kind <> 'error' and d.policy = 'stop' offset 0) e
         cross join lateral (select w.job_id, w.inputs, w.run from pgqueue.workflow_joins w
-                            where w.job_id = e.child_id and w.state = 'waiting' offset 0) j
+                            where w.job_id = e.child_id and w.state = 'waiting' and w.total = 1 offset 0) j
         cross join lateral pgqueue.stopped_by(j.inputs, j.run, c.job_id, c.state, c.error) s
     )
     select array_agg(row (c.job_id, c.state, c.error, c.propagated)::pgqueue.stopped_step) into v_stopped
@@ -850,7 +850,7 @@ begin
 end $$;
 
 -- Steps that did not succeed get a new life under the same id, together with the steps that were stopped because of
--- them, with their callbacks, and with those that a compensation has undone. Returns the first ones.
+-- them, with their callbacks, and with those that a compensation has undone. Returns those of the first ones that live.
 create function pgqueue.retry_steps(p_ids uuid[]) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
@@ -858,6 +858,7 @@ declare
     v_workflow pgqueue.workflows;
     v_ids uuid[];
     v_again uuid[];
+    v_ended uuid[];
     v_ready uuid[];
     v_queues text[];
     v_kept timestamptz;
@@ -935,11 +936,25 @@ begin
                 using errcode = 'invalid_parameter_value';
         end if;
         perform pgqueue.wake_queues(v_queues);
+        -- Those that a parent still stops, and compensations that nothing calls for any more.
+        v_ended := array (select j.job_id from pgqueue.workflow_joins j
+                          where j.job_id = any (v_again) and j.cause_id is not null and j.inputs is distinct from 'error');
+        if v_ended <> '{}' then
+            perform pgqueue.advance_from(pgqueue.stop_steps(v_ended, v_kept), null, v_kept);
+        end if;
+        v_ended := array (select j.job_id from pgqueue.workflow_joins j join pgqueue.workflow_results u on u.job_id = j.compensates
+                          where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
+                            and (u.state <> 'succeeded' or not pgqueue.has_failed(v_workflow.id, v_workflow.settle_id)));
+        if v_ended <> '{}' then
+            perform pgqueue.end_steps(v_ended, 'skipped', null, null, false, v_kept);
+            perform pgqueue.advance_from(v_ended, null, v_kept);
+        end if;
         v_ready := array (select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.remaining = 0 and j.inputs is distinct from 'error');
+                          where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
+                            and j.inputs is distinct from 'error');
         perform pgqueue.advance_from(pgqueue.release_steps(v_ready, v_kept), null, v_kept);
     end loop;
-    return p_ids;
+    return array (select j.id from pgqueue.live_jobs j where j.id = any (p_ids));
 end $$;
 
 

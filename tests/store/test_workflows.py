@@ -101,6 +101,18 @@ def test_a_failed_member_fails_the_join_at_once_and_only_once(graph: Graph) -> N
     assert error["message"] == f"Dependency {graph.ids['a']} raised E: boom"
 
 
+def test_a_failure_goes_through_layers_of_joins_once(graph: Graph) -> None:
+    layer = ["a"]
+    graph.step("a")
+    for depth in range(25):  # of paths to the last layer there are 3 ** 25
+        above, layer = layer, [f"{depth}.{n}" for n in range(3)]
+        for name in layer:
+            graph.step(name, above, inputs="list")
+    graph.enqueue()
+    assert graph.run(failing=["a"]) == ["a"]
+    assert set(graph.states.values()) == {"failed"}
+
+
 def test_the_error_callback_of_a_body_hears_of_its_members(graph: Graph) -> None:
     graph.step("a").step("body", ["a"], inputs="list").step("alert", ["body"], inputs="error", kind="error").enqueue()
     graph.fail(graph.claim()["a"])
@@ -389,6 +401,27 @@ def test_a_last_step_that_fails_is_compensated_for(graph: Graph) -> None:
     graph.enqueue()
     assert graph.run({"pay": 17}, failing=["ship"]) == ["pay", "ship", "refund"]
     assert graph.states["recall"] == "skipped"
+
+
+def test_a_compensation_that_nothing_calls_for_stays_away_when_the_workflow_runs_on(graph: Graph) -> None:
+    store = _saga(graph).store
+    store.cancel([graph.ids["refund"]])
+    assert graph.run() == ["pay", "ship", "tell"]
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == []
+    assert graph.states["refund"] == "skipped"
+    assert graph.state == "succeeded"
+
+
+def test_a_step_revived_below_one_that_failed_is_stopped_again(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"], inputs="value").step("c", ["b"]).enqueue()
+    graph.run(failing=["a"])
+    store = graph.store
+    store.run(jobs.revive_jobs(store.queries, [graph.ids["b"]]))
+    assert graph.run() == []
+    assert graph.states == {"a": "failed", "b": "failed", "c": "failed"}
+    store.run(jobs.revive_jobs(store.queries, [graph.ids["a"]]))
+    assert graph.run() == ["a", "b", "c"]
 
 
 def test_a_failed_compensation_does_not_stop_the_others(graph: Graph) -> None:
