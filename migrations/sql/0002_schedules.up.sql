@@ -526,24 +526,24 @@ begin
                      end) as etas,
            array_agg(case jsonb_typeof(s.options -> 'expires') when 'number' then (s.options ->> 'expires')::double precision end) as expires_in,
            array_agg(case jsonb_typeof(s.options -> 'expires') when 'string' then (s.options ->> 'expires')::timestamptz end) as expires_at,
-           array_agg(s.options -> 'linked') as linked, bool_or(s.options ? 'linked') as any_linked
+           array_agg(s.options -> 'linked') as linked, bool_or(s.options ? 'linked') as any_linked,
+           bool_or(not s.options ? 'linked') as any_plain
     into v
     from (select * from unnest(p_schedules, p_ticks, p_jobs) u (schedule, tick, job) order by u.tick, u.schedule) t
     join pgqueue.schedules s on s.id = t.schedule;
-    if v.any_linked then
+    if v.any_linked and v.any_plain then
+        perform pgqueue.enqueue_ticks(x.schedules, x.ticks, x.jobs)
+        from (select array_agg(u.schedule) as schedules, array_agg(u.tick) as ticks, array_agg(u.job) as jobs
+              from unnest(p_schedules, p_ticks, p_jobs) u (schedule, tick, job) join pgqueue.schedules s on s.id = u.schedule
+              group by s.options ? 'linked') x;
+    elsif v.any_linked then
         for i in 1..cardinality(v.ids) loop
-            if v.linked[i] is null then
-                perform pgqueue.enqueue_jobs(
-                    v.ids[i:i], v.tasks[i:i], v.queues[i:i], v.priorities[i:i], v.args[i:i], v.kwargs[i:i], v.headers[i:i],
-                    v.options[i:i], null, v.etas[i:i], v.expires_in[i:i], v.expires_at[i:i], null, null);
-            else
-                perform pgqueue.enqueue_linked(
-                    v.ids[i], v.linked[i],
-                    jsonb_build_object(
-                        'task', v.tasks[i], 'queue', v.queues[i], 'priority', v.priorities[i], 'args', v.args[i], 'kwargs', v.kwargs[i],
-                        'headers', v.headers[i], 'options', v.options[i], 'eta', v.etas[i], 'expires_in', v.expires_in[i],
-                        'expires_at', v.expires_at[i]));
-            end if;
+            perform pgqueue.enqueue_linked(
+                v.ids[i], v.linked[i],
+                jsonb_build_object(
+                    'task', v.tasks[i], 'queue', v.queues[i], 'priority', v.priorities[i], 'args', v.args[i], 'kwargs', v.kwargs[i],
+                    'headers', v.headers[i], 'options', v.options[i], 'eta', v.etas[i], 'expires_in', v.expires_in[i],
+                    'expires_at', v.expires_at[i]));
         end loop;
     elsif v.ids is not null then
         perform pgqueue.enqueue_jobs(v.ids, v.tasks, v.queues, v.priorities, v.args, v.kwargs, v.headers, v.options, null,

@@ -9,8 +9,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from pgqueue import PgQueue, ValidationError, chord, group
-from pgqueue.store.schedules import fire_ticks
+from pgqueue.store.schedules import declare_schedules, fire_ticks
 from pgqueue.store.statement import run
+from pgqueue.worker.scheduler import fire_batch
 from tests.support.process import wait_until
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -112,7 +113,19 @@ def test_the_code_declares_the_same_each_time(dsn: str) -> None:
         app.add_periodic_task(60, add.s(1), name="a", link=group(add.s(1), add.s(2)) | add.s(), link_error=add.si(3))
         return app.schedules.definitions.declarations()
 
-    assert declared() == declared()
+    first = declared()
+    assert first == declared()
+    with PgQueue("shop", dsn=dsn) as app, psycopg.connect(dsn, autocommit=True) as connection:
+        run(connection, declare_schedules(app.queries, "shop", first[0], None, ["shop.add"], first[1]))
+        app.schedules.upsert("plain", task="shop.add", schedule=60, check_task=False)
+        begin = datetime.now(UTC)
+        while fire_batch(connection, app.queries, begin)[0]:
+            pass
+        assert fire_batch(connection, app.queries, begin + timedelta(seconds=90)) == (2, 2)
+        made = connection.execute(
+            "select headers ->> 'schedule', state from pgqueue.live_jobs where headers is not null order by 1"
+        ).fetchall()
+    assert made == [("a", "available"), ("plain", "available")]
 
 
 @pytest.mark.parametrize(
