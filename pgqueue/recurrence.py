@@ -290,7 +290,7 @@ class Timing:
         However many there were: a second's ticks of a year are not walked through.
         """
         whole = max(until - after, timedelta(seconds=1))
-        width = timedelta(seconds=min(max((self.every or 1) * count, 1), whole.total_seconds()))
+        width = timedelta(seconds=min(max((self.every or 1) * (count + 1), 1), whole.total_seconds()))
         while True:
             low = max(after, until - width)
             found = self._some(low, until, count)
