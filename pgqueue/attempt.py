@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pgqueue import errors
 from pgqueue.codec import encode_call, encode_result
+from pgqueue.declined_attributes import TASK, Declining
 from pgqueue.errors import ValidationError
 from pgqueue.option_values import instant, seconds
 from pgqueue.options import RetryOptions, check_retry_options, read_call
@@ -35,9 +36,10 @@ class Client(Sender, Protocol):
     def report(self, job_id: str, token: int, progress: str) -> None: ...
 
 
-class Attempt:
+class Attempt(Declining):
     """The side of a task that its own body sees, as `self` with bind=True."""
 
+    DECLINED = TASK
     MaxRetriesExceededError = errors.MaxRetriesExceededError
 
     name: str

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pgqueue.errors import UnsupportedAttribute
 
-__all__ = ["APP", "CONTROL", "REQUEST", "RESULT", "Declining"]
+__all__ = ["APP", "CONTROL", "REQUEST", "RESULT", "TASK", "Declining"]
 
 
 class Declining:
@@ -100,7 +100,30 @@ REQUEST: dict[str, str] = {
 _THEN = "link a callback, or await aget(); get(callback=…) of several results calls it for each"
 RESULT: dict[str, str] = {
     **dict.fromkeys(("then", "on_ready"), _THEN),
+    "throw": "maybe_throw()",
+    "ignored": "the row tells: the value of a job with ignore_result is None",
+    "app": "keep your application beside it",
     "backend": "results are rows: SQL over pgqueue.all_jobs",
     "supports_native_join": "join() asks for all at once, always",
     "revoke_by_stamped_headers": "app.control.revoke_by_stamped_headers({…})",
+}
+_ON_COMMIT = "a job that is enqueued inside atomic(), or with app.using(connection), exists if and only if it commits"
+_HOOKS = "hooks are not in this release; wrap the function, or use try/except/finally in it"
+TASK: dict[str, str] = {
+    "delay_on_commit": f"delay(): {_ON_COMMIT}",
+    "apply_async_on_commit": f"apply_async(): {_ON_COMMIT}",
+    **dict.fromkeys(("before_start", "on_success", "on_failure", "on_retry", "after_return"), _HOOKS),
+    **dict.fromkeys(("on_replace", "on_bound", "annotate", "add_around", "from_config"), _HOOKS),
+    **dict.fromkeys(("signature_from_request", "subtask_from_request"), "self.retry(), or self.s(*self.request.args)"),
+    "send_event": _EVENTS,
+    "add_trail": "jobs keep the ids of their parent and root",
+    **dict.fromkeys(
+        ("push_request", "pop_request", "request_stack"), "a worker sets the request; task.apply() does, too"
+    ),
+    "override_max_retries": "pass max_retries to apply_async() or retry()",
+    "shadow_name": "a job is shown under its task's name",
+    "backend": "results are rows: task.AsyncResult(id), or SQL over pgqueue.all_jobs",
+    "rate_limit": "not in this release; give the task a queue of its own and its worker a small -c",
+    **dict.fromkeys(("serializer", "compression"), "values travel as JSON, which PostgreSQL compresses"),
+    "track_started": "that a job runs, and where, is always recorded",
 }

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from pgqueue import errors
 from pgqueue.codec import decode_error, decode_result
 from pgqueue.declined_attributes import RESULT, Declining
 from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_RESULT_OPTIONS, DECLINED_REVOKE_OPTIONS
@@ -103,6 +104,7 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
 
     __slots__ = ("_final", "_source", "_transaction", "id", "job_id", "parent")
     DECLINED = RESULT
+    TimeoutError = errors.TimeoutError
     _has_row = True
 
     def __init__(self, id: str, app: "Results | HasResults | None" = None, parent: Any = None, **declined: Any) -> None:

@@ -151,7 +151,7 @@ class Task(Attempt, Generic[P, R]):
 
         def __getattr__(self, name):
             if name not in _RESOLVED:
-                raise AttributeError(f"task {self.__dict__.get('name')!r} has no attribute {name!r}")
+                return super().__getattr__(name)
             found, decorators = self._resolve()
             if self.app.conf.frozen:
                 for decorate in decorators:

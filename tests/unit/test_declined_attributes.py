@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pgqueue import AsyncResult, PgQueue, PgQueueError, UnsupportedOption
-from pgqueue.declined_attributes import APP, CONTROL, REQUEST
+from pgqueue import AsyncResult, PgQueue, PgQueueError, TimeoutError, UnsupportedOption
+from pgqueue.declined_attributes import APP, CONTROL, REQUEST, RESULT, TASK
 from pgqueue.request import Request
 from pgqueue.results import Results
 
@@ -33,6 +33,26 @@ def test_of_the_request(name: str) -> None:
     with pytest.raises(UnsupportedOption, match=rf"^Request\.{name} is not supported: \w"):
         getattr(Request(), name)
     assert Request().get(name, "nothing") == "nothing"
+
+
+@pytest.mark.parametrize("name", [*TASK])
+def test_of_a_task(app: PgQueue, name: str) -> None:
+    @app.task(name="t.pay", bind=True)
+    def pay(self: Any) -> None: ...
+
+    with pytest.raises(UnsupportedOption, match=rf"^Task\.{name} is not supported: \w"):
+        getattr(pay, name)
+    assert not hasattr(pay, "delay_on_comit")
+
+
+@pytest.mark.parametrize("name", [*RESULT])
+def test_of_a_result(app: PgQueue, name: str) -> None:
+    with pytest.raises(UnsupportedOption, match=rf"^AsyncResult\.{name} is not supported: \w"):
+        getattr(app.AsyncResult("17"), name)
+
+
+def test_a_result_knows_its_own_timeout(app: PgQueue) -> None:
+    assert app.AsyncResult("17").TimeoutError is TimeoutError
 
 
 def test_other_names_are_ordinary_mistakes(app: PgQueue) -> None:
