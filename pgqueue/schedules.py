@@ -1,19 +1,18 @@
 """app.schedules: schedules as rows, looked at and edited from Python."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pgqueue.client import Client
-from pgqueue.codec import decode_args, decode_kwargs
 from pgqueue.config import Conf
 from pgqueue.definitions import Definitions, checked
 from pgqueue.enrolment import Participant, aenlist, enlist
-from pgqueue.errors import UnknownSchedule, UnknownTask, ValidationError
-from pgqueue.option_values import instant
-from pgqueue.recurrence import Timing, crontab, schedule, solar, timing_of
+from pgqueue.errors import UnknownSchedule, ValidationError
+from pgqueue.option_values import instant, short
+from pgqueue.recurrence import crontab, schedule, solar, timing_of
 from pgqueue.results import AsyncResult
+from pgqueue.schedule_views import BACKFILL_LIMIT, Backfill, Schedule, all_shown, known_text, limit_of, only, refused
 from pgqueue.store.database import Database
 from pgqueue.store.schedules import (
     ScheduleRow,
@@ -38,50 +37,6 @@ R = TypeVar("R")
 _MICROSECOND = timedelta(microseconds=1)
 
 BACKFILL_BATCH = 1_000
-BACKFILL_LIMIT = 100_000
-
-
-class Schedule(NamedTuple):
-    """A schedule as it is kept.
-
-    Attributes:
-        name, task, args, kwargs, options: what is enqueued.
-        timing: when; str(timing.described()) for people.
-        catch_up, catch_up_limit, starting_deadline, overlap: policies; seconds.
-        jitter: seconds.
-        enabled, pause_reason, problem: whether it ticks, and why not.
-        owner: the application whose code declares it.
-        next_run_at, last_run_at: ticks, in UTC.
-        last_job_id: of the newest job.
-    """
-
-    name: str
-    task: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    options: dict[str, Any]
-    timing: Timing
-    catch_up: str
-    catch_up_limit: int
-    starting_deadline: float | None
-    overlap: str
-    jitter: float
-    enabled: bool
-    pause_reason: str | None
-    problem: str | None
-    owner: str | None
-    next_run_at: datetime | None
-    last_run_at: datetime | None
-    last_job_id: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class Backfill(NamedTuple):
-    """What a backfill did: how many ticks lie in the stretch, and how many of them got a job."""
-
-    ticks: int
-    enqueued: int
 
 
 class Schedules:
@@ -154,63 +109,72 @@ class Schedules:
 
     def pause(self, name: str) -> None:
         """Let a schedule tick no more until resume(); deployments do not resume it. UnknownSchedule: there is none."""
-        self._edit(name, self._run(pause_schedule(self._queries, name), self._client.participant()))
+        self._edit(name, self._run(pause_schedule(self._queries, known_text(name)), self._client.participant()))
 
     async def apause(self, name: str) -> None:
         """pause() for async code."""
-        self._edit(name, await self._arun(pause_schedule(self._queries, name), self._client.participant()))
+        self._edit(name, await self._arun(pause_schedule(self._queries, known_text(name)), self._client.participant()))
 
     def resume(self, name: str) -> None:
         """Let a schedule tick again, from now on. UnknownSchedule: there is none."""
-        self._edit(name, self._run(resume_schedule(self._queries, name), self._client.participant()))
+        self._edit(name, self._run(resume_schedule(self._queries, known_text(name)), self._client.participant()))
 
     async def aresume(self, name: str) -> None:
         """resume() for async code."""
-        self._edit(name, await self._arun(resume_schedule(self._queries, name), self._client.participant()))
+        self._edit(name, await self._arun(resume_schedule(self._queries, known_text(name)), self._client.participant()))
 
     def remove(self, name: str) -> None:
         """Delete a schedule; its jobs stay. One that code declares comes back with the next worker's start."""
-        self._edit(name, self._run(remove_schedule(self._queries, name), self._client.participant()))
+        self._edit(name, self._run(remove_schedule(self._queries, known_text(name)), self._client.participant()))
 
     async def aremove(self, name: str) -> None:
         """remove() for async code."""
-        self._edit(name, await self._arun(remove_schedule(self._queries, name), self._client.participant()))
+        self._edit(name, await self._arun(remove_schedule(self._queries, known_text(name)), self._client.participant()))
 
     def run(self, name: str) -> AsyncResult[Any]:
         """Enqueue a schedule's job now, beside its ticks. UnknownSchedule: there is none."""
         participant = self._client.participant()
-        return self._ran(name, self._run(run_schedule(self._queries, name), participant), participant)
+        return self._ran(name, self._run(run_schedule(self._queries, known_text(name)), participant), participant)
 
     async def arun(self, name: str) -> AsyncResult[Any]:
         """run() for async code."""
         participant = self._client.participant()
-        return self._ran(name, await self._arun(run_schedule(self._queries, name), participant), participant)
+        return self._ran(
+            name, await self._arun(run_schedule(self._queries, known_text(name)), participant), participant
+        )
 
     # looks
 
     def get(self, name: str) -> Schedule:
         """Return a schedule. UnknownSchedule: there is none of this name."""
-        return _only(name, self._run(list_schedules(self._queries, name)))
+        return only(name, self._run(list_schedules(self._queries, known_text(name))))
 
     async def aget(self, name: str) -> Schedule:
         """get() for async code."""
-        return _only(name, await self._arun(list_schedules(self._queries, name)))
+        return only(name, await self._arun(list_schedules(self._queries, known_text(name))))
 
     def list(self, owner: str | None = None) -> Sequence[Schedule]:
         """Return all schedules in the order of their names, or those that one application declares."""
-        return _all_shown(self._run(list_schedules(self._queries, None, owner)))
+        return all_shown(self._run(list_schedules(self._queries, None, owner)))
 
     async def alist(self, owner: str | None = None) -> Sequence[Schedule]:
         """list() for async code."""
-        return _all_shown(await self._arun(list_schedules(self._queries, None, owner)))
+        return all_shown(await self._arun(list_schedules(self._queries, None, owner)))
 
     def history(self, name: str, limit: int = 20) -> Sequence[TickRow]:
-        """Return the newest ticks of a schedule that were dealt with, and what became of their jobs."""
+        """Return the newest ticks of a schedule that were dealt with, and what became of their jobs.
+
+        Raises:
+            UnknownSchedule: there is none of this name.
+            ValidationError: limit is not 1 to 100,000.
+        """
+        limit = checked("limit", limit_of, limit)
         row = self._row(name)
         return self._run(schedule_history(self._queries, row.id, limit))
 
     async def ahistory(self, name: str, limit: int = 20) -> Sequence[TickRow]:
         """history() for async code."""
+        limit = checked("limit", limit_of, limit)
         row = await self._arow(name)
         return await self._arun(schedule_history(self._queries, row.id, limit))
 
@@ -312,13 +276,13 @@ class Schedules:
         return self._database().queries
 
     def _row(self, name: str) -> ScheduleRow:
-        rows = self._run(list_schedules(self._queries, name))
-        _only(name, rows)
+        rows = self._run(list_schedules(self._queries, known_text(name)))
+        only(name, rows)
         return rows[0]
 
     async def _arow(self, name: str) -> ScheduleRow:
-        rows = await self._arun(list_schedules(self._queries, name))
-        _only(name, rows)
+        rows = await self._arun(list_schedules(self._queries, known_text(name)))
+        only(name, rows)
         return rows[0]
 
     def _run(self, statement: Statement[R], participant: Participant | None = None) -> R:
@@ -327,7 +291,7 @@ class Schedules:
                 return enlist(participant, self._queries, statement)
             return self._database().run(statement)
         except Exception as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     async def _arun(self, statement: Statement[R], participant: Participant | None = None) -> R:
         waiting: Awaitable[R]
@@ -338,69 +302,13 @@ class Schedules:
                 waiting = self._database().arun(statement)
             return await waiting
         except Exception as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     def _edit(self, name: str, found: bool) -> None:
         if not found:
-            raise UnknownSchedule(f"there is no schedule {name!r}")
+            raise UnknownSchedule(f"there is no schedule {short(name)}")
 
     def _ran(self, name: str, job_id: str | None, participant: Participant | None) -> AsyncResult[Any]:
         if job_id is None:
-            raise UnknownSchedule(f"there is no schedule {name!r}")
+            raise UnknownSchedule(f"there is no schedule {short(name)}")
         return AsyncResult.of_enqueued(job_id, job_id, self._client.results, participant)
-
-
-def _all_shown(rows: list[ScheduleRow]) -> list[Schedule]:
-    return [_shown(row) for row in rows]
-
-
-def _only(name: str, rows: list[ScheduleRow]) -> Schedule:
-    if not rows:
-        raise UnknownSchedule(f"there is no schedule {name!r}")
-    return _shown(rows[0])
-
-
-def _shown(row: ScheduleRow) -> Schedule:
-    next_run_at = row.next_run_at
-    if next_run_at is None and row.enabled and row.problem is None:
-        # No scheduler has looked at it since its last edit.
-        try:
-            next_run_at = row.timing.next_after(max(row.plan_from, row.last_run_at or row.plan_from))
-        except (ValueError, KeyError, OSError, ImportError):
-            next_run_at = None
-    return Schedule(
-        row.name,
-        row.task,
-        decode_args(row.args),
-        decode_kwargs(row.kwargs),
-        json.loads(row.options),
-        row.timing,
-        row.catch_up,
-        row.catch_up_limit,
-        row.starting_deadline,
-        row.overlap,
-        row.jitter,
-        row.enabled,
-        row.pause_reason,
-        row.problem,
-        row.owner,
-        next_run_at,
-        row.last_run_at,
-        row.last_job_id,
-        row.created_at,
-        row.updated_at,
-    )
-
-
-def _refused(error: Exception) -> Exception:
-    """What the database's refusal of a value means here; another error as it is."""
-    cause: Any = getattr(error, "orig", None) or error
-    if (getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)) not in ("22023", "22P02", "22007", "22008"):
-        return error
-    diagnostics = getattr(cause, "diag", None)
-    message = str(getattr(diagnostics, "message_primary", None) or cause).splitlines()[0]
-    if message.startswith("task: "):
-        return UnknownTask(
-            f"{message}; check its spelling, start its worker first, or pass check_task=False (--unchecked)"
-        )
-    return ValidationError(message.replace("once_at: ", "schedule: ", 1) if message.startswith("once_at") else message)

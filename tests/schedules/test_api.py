@@ -117,6 +117,27 @@ def test_unknown_names(shop: PgQueue) -> None:
             act("none")
 
 
+@pytest.mark.parametrize("name", [None, 3, b"s"])
+def test_what_is_no_name_finds_nothing(shop: PgQueue, name: Any) -> None:
+    shop.schedules.upsert("s", task="shop.bill", schedule=1)
+    known = shop.schedules
+    for act in (known.get, known.pause, known.resume, known.remove, known.run, known.history):
+        with pytest.raises(ValidationError, match="name: expected a text, got "):
+            act(name)
+    with pytest.raises(ValidationError, match="name: expected a text, got "):
+        known.backfill(name, NOON, NOON)
+    for odd in ("s\0", "\ud800", "", "x" * 10_000):
+        with pytest.raises(UnknownSchedule, match="there is no schedule '"):
+            known.get(odd)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 100_001, True, "5", None])
+def test_the_history_has_a_limit(shop: PgQueue, limit: Any) -> None:
+    shop.schedules.upsert("s", task="shop.bill", schedule=1)
+    with pytest.raises(ValidationError, match="limit: expected a whole number from 1 to 100,000, got "):
+        shop.schedules.history("s", limit)
+
+
 def test_an_edit_takes_part_in_a_transaction(shop: PgQueue, dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         shop.schedules.upsert("s", task="shop.bill", schedule=1, connection=connection)
