@@ -10,7 +10,9 @@ from pgqueue.finished_jobs f where f.id = any (%(ids)s::uuid[]) and f.delete_aft
 -- name: children_of_job
 -- What followed from a job: the steps of its workflow behind it, error callbacks that were called about it, and what it
 -- enqueued while it ran. kept_after bounds the partitions looked into.
-select e.child_id::text as id from pgqueue.workflow_edges e where e.parent_id = %(id)s and e.kind <> 'error'
+select e.child_id::text as id
+from pgqueue.workflow_edges e left join pgqueue.workflow_joins j on j.job_id = e.child_id
+where e.parent_id = %(id)s and e.kind <> 'error' and j.run is distinct from 'deadline'
 union
 select e.child_id::text
 from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id and j.cause_id = e.parent_id

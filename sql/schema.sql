@@ -253,6 +253,7 @@ create table workflows (
     job_ids uuid[] not null,
     additions integer default 0 not null,
     settle_id uuid,
+    deadline_id uuid,
     created_at timestamp with time zone default clock_timestamp() not null,
     keep interval,
     deadline_at timestamp with time zone,
@@ -421,7 +422,7 @@ begin
             v_locked := true;
             v_falls := v_falls or not v_succeeded
                 and exists (select from pgqueue.workflow_results r where r.job_id = any (v_parents) and r.state <> 'succeeded');
-            if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run is not null) then
+            if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run <> 'deadline') then
                 perform pgqueue.lock_below(v_children);
             end if;
         end if;
@@ -1149,6 +1150,7 @@ begin
         if v_timer.task = 'pgqueue.deadline' then
             delete from pgqueue.live_jobs j where j.id = v_timer.id;
             perform pgqueue.cancel_workflow(v_timer.workflow_id);
+            update pgqueue.workflow_joins j set state = 'ended' where j.job_id = v_timer.id;
         else
             if not v_locked then
                 perform pgqueue.lock_below(p_ids);
@@ -1436,12 +1438,15 @@ CREATE OR REPLACE FUNCTION pgqueue.enqueue_workflow(p_workflow_id uuid, p_name t
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
 declare
     v_now timestamptz := clock_timestamp();
     v_outside uuid[];
     v_settle uuid;
+    v_deadline uuid;
+    v_last uuid;
     v_place integer;
 begin
     perform pg_current_xact_id();
@@ -1451,7 +1456,7 @@ begin
           and (w.cancelled_at is null
                or exists (select from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
                           where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop is cancelled below
-        returning w.additions, w.settle_id into v_place, v_settle;
+        returning w.additions, w.settle_id, w.deadline_id into v_place, v_settle, v_deadline;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
                 using errcode = 'invalid_parameter_value';
@@ -1467,8 +1472,11 @@ begin
                 using errcode = 'invalid_parameter_value';
         end if;
     else
-        insert into pgqueue.workflows (id, name, job_ids, settle_id, created_at, keep, deadline_at)
-        values (p_workflow_id, p_name, p_ids, p_ids[array_position(p_runs, 'settle')], v_now, p_keep,
+        if p_deadline_in is not null then
+            v_deadline := pgqueue.new_job_id();
+        end if;
+        insert into pgqueue.workflows (id, name, job_ids, settle_id, deadline_id, created_at, keep, deadline_at)
+        values (p_workflow_id, p_name, p_ids, p_ids[array_position(p_runs, 'settle')], v_deadline, v_now, p_keep,
                 v_now + make_interval(secs => p_deadline_in));
     end if;
 
@@ -1510,24 +1518,30 @@ begin
 
     if p_deadline_in is not null then
         insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, state, queue, task, workflow_id)
-        values (pgqueue.new_job_id(), nextval('pgqueue.job_seq'), v_now, v_now + make_interval(secs => p_deadline_in),
+        values (v_deadline, nextval('pgqueue.job_seq'), v_now, v_now + make_interval(secs => p_deadline_in),
                 'scheduled', p_queues[1], 'pgqueue.deadline', p_workflow_id);
+        insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, run)
+        values (v_deadline, p_workflow_id, cardinality(p_ids), cardinality(p_ids), 'deadline');
+        insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+        select p_workflow_id, v_deadline, n.place, n.id, 'order', 'ignore' from unnest(p_ids) with ordinality n (id, place);
     end if;
     perform pgqueue.wake_queues(array (select distinct q from unnest(p_queues) q));
 
     if p_existing then
         -- What waits for the end of everything also waits for the new steps.
-        if v_settle is not null then
-            perform 1 from pgqueue.workflow_joins j where j.job_id = v_settle for update;
+        for v_last in
+            select j.job_id from pgqueue.workflow_joins j where j.job_id in (v_settle, v_deadline) order by j.job_id for update
+        loop
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-            select p_workflow_id, v_settle, j.total + n.place::integer, n.id, 'order', 'ignore'
-            from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place) where j.job_id = v_settle;
+            select p_workflow_id, v_last, j.total + n.place::integer, n.id, 'order', 'ignore'
+            from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place)
+            where j.job_id = v_last and j.state = 'waiting';
             update pgqueue.workflow_joins j set total = j.total + cardinality(p_ids), remaining = j.remaining + cardinality(p_ids)
-            where j.job_id = v_settle and j.state = 'waiting';
-            if not found then
+            where j.job_id = v_last and j.state = 'waiting';
+            if not found and v_last = v_settle then
                 raise exception 'workflow %: it is over', p_workflow_id using errcode = 'invalid_parameter_value';
             end if;
-        end if;
+        end loop;
         v_outside := array (select r.job_id from pgqueue.workflow_results r where r.job_id = any (v_outside));
         perform pgqueue.advance_from(v_outside, p_ids, v_now + p_keep);
     end if;
@@ -1829,7 +1843,8 @@ AS $function$
     select coalesce(bool_and(e.policy <> 'stop'), false)
     from pgqueue.workflow_edges e
     left join pgqueue.workflow_joins s on s.job_id = e.child_id
-    where e.parent_id = p_id and e.kind <> 'error' and s.run is distinct from 'settle' and s.compensates is null
+    where e.parent_id = p_id and e.kind <> 'error' and s.compensates is null
+      and s.run is distinct from 'settle' and s.run is distinct from 'deadline'
 $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.lease_ends(p_heartbeat_at timestamp with time zone, p_lease_expires_at timestamp with time zone)
@@ -1987,7 +2002,8 @@ begin
         return 0;
     end if;
     with candidates as (
-        select j.job_id, j.workflow_id from pgqueue.workflow_joins j where j.state = 'waiting'
+        select j.job_id, j.workflow_id from pgqueue.workflow_joins j
+        where j.state = 'waiting' and j.run is distinct from 'deadline'
         union
         select e.parent_id, e.workflow_id
         from pgqueue.workflow_joins j
@@ -2052,7 +2068,8 @@ begin
         return 0;
     end if;
     delete from pgqueue.workflow_edges e where e.workflow_id = any (v_old);
-    delete from pgqueue.workflow_joins j where j.job_id = any (v_ids);
+    delete from pgqueue.workflow_joins j
+    where j.job_id = any (v_ids || array (select w.deadline_id from pgqueue.workflows w where w.id = any (v_old)));
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
     delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
     delete from pgqueue.workflow_groups g where g.workflow_id = any (v_old);
@@ -2172,6 +2189,7 @@ declare
     v_ids uuid[];
     v_results text[];
     v_settled uuid[];
+    v_deadlines uuid[];
 begin
     update pgqueue.workflow_joins j set state = 'released' where j.job_id = any (p_ids);
     with released as (
@@ -2196,14 +2214,20 @@ begin
                                 when 'gather' then (pgqueue.step_args(j.job_id, 'list', null) -> 0)::text
                                 else (pgqueue.step_args(j.job_id, 'value', null) -> -1)::text end order by j.job_id)
                filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
-           array_agg(j.job_id) filter (where j.run = 'settle')
-    into v_own, v_ids, v_results, v_settled
+           array_agg(j.job_id) filter (where j.run = 'settle'), array_agg(j.job_id) filter (where j.run = 'deadline')
+    into v_own, v_ids, v_results, v_settled, v_deadlines
     from pgqueue.workflow_joins j where j.job_id = any (p_ids);
     if v_own = 0 then
         return '{}';
     end if;
     if v_ids is not null then
         perform pgqueue.end_steps(v_ids, 'succeeded', v_results, null, false, p_kept);
+    end if;
+    if v_deadlines is not null then
+        update pgqueue.workflow_joins j set state = 'ended' where j.job_id = any (v_deadlines);
+        -- One that somebody holds is over just now: it finds nothing to cancel.
+        delete from pgqueue.live_jobs l where l.id = any (array (
+            select j.id from pgqueue.live_jobs j where j.id = any (v_deadlines) for update skip locked));
     end if;
     if v_settled is not null then
         v_ids := coalesce(v_ids, '{}') || pgqueue.settle(v_settled, p_kept);

@@ -124,9 +124,10 @@ where w.id = %(workflow_id)s
 order by r.finished_at, r.job_id
 
 -- name: list_edges
--- The edges of one workflow.
+-- The edges of one workflow between its steps; those to its deadline are left out.
 select e.parent_id::text, e.child_id::text, e.position, e.kind, e.policy
-from pgqueue.workflow_edges e where e.workflow_id = %(workflow_id)s
+from pgqueue.workflow_edges e join pgqueue.workflows w on w.id = e.workflow_id
+where e.workflow_id = %(workflow_id)s and e.child_id is distinct from w.deadline_id
 order by e.child_id, e.position
 
 -- name: mend_workflows

@@ -12,7 +12,7 @@ import pytest
 from pgqueue.codec import encode_result
 from pgqueue.graph import EdgePolicy, NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id
-from pgqueue.store import jobs, workflows
+from pgqueue.store import families, jobs, workflows
 from tests.store.graph import BOOM, Graph
 from tests.store.store import Store
 
@@ -307,6 +307,60 @@ def test_a_deadline_cancels_what_is_left(graph: Graph) -> None:
     assert graph.state == "cancelled"
     assert graph.states == {"a": "cancelled", "b": "cancelled"}
     assert store.value("select count(*) from pgqueue.live_jobs") == 0
+
+
+DEADLINES = "select count(*) from pgqueue.live_jobs where task = 'pgqueue.deadline'"
+
+
+def test_a_deadline_goes_with_the_last_step(graph: Graph) -> None:
+    graph.step("a").step("b", ["a"]).step("alert", ["b"], inputs="error", kind="error").enqueue(deadline_in=3600.0)
+    store = graph.store
+    graph.finish(graph.claim()["a"])
+    graph.step("later", ["a"]).enqueue()
+    found = graph.claim()
+    graph.finish(found["b"])
+    assert store.value(DEADLINES) == 1
+    graph.fail(found["later"])
+    assert store.value(DEADLINES) == 0
+    assert graph.state == "failed"
+    assert len(store.run(workflows.list_edges(store.queries, graph.id))) == 3
+    assert store.run(families.children_of(store.queries, graph.ids["b"], "-infinity")) == []
+    assert store.run(workflows.mend_workflows(store.queries)) == 0
+    # What is run on after that, or gets more steps, has none.
+    assert store.run(workflows.retry_workflow(store.queries, graph.id)) == 1
+    graph.step("last", ["later"]).enqueue()
+    assert graph.run() == ["later", "last"]
+    assert graph.state == "succeeded"
+    store.rows("update pgqueue.workflows set created_at = created_at - interval '1 day'")
+    store.rows("update pgqueue.workflow_results set finished_at = finished_at - interval '1 day'")
+    assert store.run(workflows.prune_workflows(store.queries, 100)) == 1
+    assert store.value("select count(*) from pgqueue.workflow_joins") == 0
+
+
+def test_a_deadline_outlives_what_is_run_on_before_the_end(graph: Graph) -> None:
+    graph.step("a").step("b").enqueue(deadline_in=3600.0)
+    store = graph.store
+    found = graph.claim()
+    graph.fail(found["a"])
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    graph.finish(found["b"])
+    assert store.value(DEADLINES) == 1
+    assert graph.run() == ["a"]
+    assert store.value(DEADLINES) == 0
+
+
+def test_a_deadline_in_the_hands_of_a_claim_is_left_to_it(graph: Graph) -> None:
+    graph.step("a").enqueue(deadline_in=3600.0)
+    store = graph.store
+    claimer, a = store.session(), graph.claim()["a"]
+    with claimer.conn.transaction():
+        claimer.rows("select from pgqueue.live_jobs where task = 'pgqueue.deadline' for update")
+        done = store.session()
+        assert done.start(lambda: done.finish([a]), store).result(10) == []
+    store.rows("update pgqueue.live_jobs set run_at = clock_timestamp()")
+    assert graph.claim() == {}
+    assert store.value(DEADLINES) == 0
+    assert graph.state == "succeeded"
 
 
 def test_cancelling_a_workflow(graph: Graph) -> None:
