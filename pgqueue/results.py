@@ -273,7 +273,7 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
         row = self._look()
         if not is_over(row):
             self._refuse_own_transaction(row)
-            row = wait_for_end(self._source.database, self.job_id, timeout, interval)
+            row = wait_for_end(self._source.database, self.job_id, timeout, interval, self.id)
         return self._value(row, propagate)
 
     async def aget(
@@ -289,7 +289,7 @@ class AsyncResult(Family, Details, Declining, Generic[R_co]):
         row = await self._alook()
         if not is_over(row):
             self._refuse_own_transaction(row)
-            row = await await_end(self._source.database, self.job_id, timeout, interval)
+            row = await await_end(self._source.database, self.job_id, timeout, interval, self.id)
         return self._value(row, propagate)
 
     wait = get

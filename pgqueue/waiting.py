@@ -70,10 +70,10 @@ def state_of(row: OutcomeRow | None) -> str:
 class _Patience:
     """What a wait knows of time: its deadline, the next pause, whether it has warned."""
 
-    def __init__(self, job_id: str, timeout: float | None, interval: float) -> None:
+    def __init__(self, name: str, timeout: float | None, interval: float) -> None:
         if timeout is not None and math.isnan(timeout):
             raise ValueError("timeout: expected seconds or None, got nan")
-        self._job_id = job_id
+        self._name = name
         self._timeout = timeout
         self._interval = min(max(interval, _FIRST_POLL), _LAST_POLL)
         self._start = time.monotonic()
@@ -91,7 +91,7 @@ class _Patience:
             return pause
         left = self._start + self._timeout - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"job {self._job_id} did not finish within {self._timeout:g} s")
+            raise TimeoutError(f"job {self._name} did not finish within {self._timeout:g} s")
         return min(pause, left)
 
     def runs_out(self) -> bool:
@@ -103,13 +103,15 @@ class _Patience:
 
     def warn(self) -> None:
         warnings.warn(
-            f"job {self._job_id} has waited for {_PATIENCE:g} s and no live worker serves its queue: start one",
+            f"job {self._name} has waited for {_PATIENCE:g} s and no live worker serves its queue: start one",
             RuntimeWarning,
             stacklevel=4,
         )
 
 
-def wait_for_end(database: Database, job_id: str, timeout: float | None, interval: float) -> OutcomeRow:
+def wait_for_end(
+    database: Database, job_id: str, timeout: float | None, interval: float, name: str | None = None
+) -> OutcomeRow:
     """Wait until a job is finished.
 
     Args:
@@ -117,11 +119,12 @@ def wait_for_end(database: Database, job_id: str, timeout: float | None, interva
         job_id: of the job, which need not exist yet.
         timeout: seconds; None waits for ever.
         interval: longest pause between two looks where notifications do not arrive, seconds.
+        name: what the caller calls the job, for messages; default: its id.
 
     Raises:
         TimeoutError: it did not finish in time.
     """
-    patience = _Patience(job_id, timeout, interval)
+    patience = _Patience(name or job_id, timeout, interval)
     mark = mark_waited_for(database.queries, job_id)
     listener = _listener(database)
     try:
@@ -167,9 +170,11 @@ def _hear(listener: psycopg.Connection[Any], job_id: str, seconds: float) -> Non
         seconds = end - time.monotonic()
 
 
-async def await_end(database: Database, job_id: str, timeout: float | None, interval: float) -> OutcomeRow:
+async def await_end(
+    database: Database, job_id: str, timeout: float | None, interval: float, name: str | None = None
+) -> OutcomeRow:
     """wait_for_end() for async code."""
-    patience = _Patience(job_id, timeout, interval)
+    patience = _Patience(name or job_id, timeout, interval)
     mark = mark_waited_for(database.queries, job_id)
     _, listeners = database.loop_pools()
     listener = await _alistener(database)

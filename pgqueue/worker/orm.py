@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from pgqueue.errors import ConfigurationError
 from pgqueue.store.connecting import connection_problem
 from pgqueue.worker.django import django_atomic
 
@@ -42,7 +43,10 @@ def sqlalchemy_scope(factory: Callable[[], Any]) -> Iterator[Any]:
     """A transaction on what a factory makes: a Session or a Connection."""
     connection, done = None, False
     try:
-        with factory() as session, session.begin():
+        with (
+            _fit(factory(), "__enter__", "a plain function needs a Session or a Connection") as session,
+            session.begin(),
+        ):
             connection = session if hasattr(session, "exec_driver_sql") else session.connection()
             try:
                 yield session
@@ -63,7 +67,8 @@ async def sqlalchemy_async_scope(factory: Callable[[], Any]) -> AsyncIterator[An
     """sqlalchemy_scope() for an AsyncSession or an AsyncConnection."""
     connection, done = None, False
     try:
-        async with factory() as session, session.begin():
+        made = _fit(factory(), "__aenter__", "a coroutine needs an AsyncSession or an AsyncConnection")
+        async with made as session, session.begin():
             connection = session if hasattr(session, "exec_driver_sql") else await session.connection()
             try:
                 yield session
@@ -98,6 +103,13 @@ def django_scope(django: Any) -> Iterator[Any]:
             raise SessionLost(_said(error), _NOT_REACHED) from error
         _raise_if_lost(done and connection is not None and connection.closed, error)
         raise
+
+
+def _fit(made: Any, method: str, needed: str) -> Any:
+    if not hasattr(type(made), method) or not hasattr(type(made), "begin"):
+        kind = f"{type(made).__module__}.{type(made).__qualname__}"
+        raise ConfigurationError(f"transactional: the callable made a {kind}; {needed} of SQLAlchemy")
+    return made
 
 
 def _raise_if_lost(lost: Any, error: Exception) -> None:

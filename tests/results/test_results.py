@@ -151,7 +151,7 @@ def test_an_unknown_id(shop: PgQueue) -> None:
         assert not result.exists()
         assert not result.ready()
         for timeout in (0, -1, 0.05):
-            with pytest.raises(TimeoutError, match=result.job_id):
+            with pytest.raises(TimeoutError, match=f"job {result.id} did not"):
                 result.get(timeout=timeout)
         result.forget()
         assert not result.revoke()
@@ -398,3 +398,8 @@ def test_async_twins(shop: PgQueue, store: Store) -> None:
     result = shop.tasks["t.add"].delay(1)
     end(store, take(store), "succeeded", 2)
     assert asyncio.run(twins(result)) == ["SUCCESS", 2, True, True, False, True, 2, False, False]
+
+
+def test_a_timeout_names_the_job_as_its_caller_does(shop: PgQueue) -> None:
+    with pytest.raises(TimeoutError, match="job order-17 did not finish within 0 s"):
+        shop.AsyncResult("order-17").get(timeout=0)

@@ -312,3 +312,17 @@ def test_a_server_that_cannot_be_reached_costs_no_attempt(app: PgQueue, rows: Ro
     with app.worker(pool="threads", concurrency=1):
         assert deposit.delay().get(timeout=30) == 1
     assert len(made) == 2
+
+
+def test_a_callable_that_makes_something_else_is_told(app: PgQueue, rows: Rows, sessions: Any) -> None:
+    @app.task(transactional=sessions)
+    async def coroutine() -> None: ...
+
+    @app.task(transactional=lambda: 5)
+    def number() -> None: ...
+
+    with app.worker(concurrency=1):
+        ends = [rows.end_of(task.delay().id) for task in (coroutine, number)]
+    assert [row["error_type"] for row in ends] == ["pgqueue.errors.ConfigurationError"] * 2
+    assert "made a sqlalchemy.orm.session.Session; a coroutine needs an AsyncSession" in ends[0]["error"]
+    assert "made a builtins.int; a plain function needs a Session" in ends[1]["error"]
