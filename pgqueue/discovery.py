@@ -59,6 +59,8 @@ def find_app(spec: str) -> Any:
     if not _exists(name) and parent and _exists(parent):
         module = _import(parent, AppNotFound)
         found = getattr(module, last, None)
+        if found is None and last == "py":
+            raise AppNotFound(f"-A {spec}: expected a module, not a file; write -A {parent}")
         if found is None:
             raise AppNotFound(f"-A {spec}: module {parent!r} has neither a module nor an attribute {last!r}")
         return _as_app(spec, found)

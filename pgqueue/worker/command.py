@@ -18,7 +18,7 @@ from pgqueue.errors import ConfigurationError
 from pgqueue.store.schema import connect_waiting, found_version
 from pgqueue.worker.logs import set_up_logging
 from pgqueue.worker.plan import WorkerPlan, make_plan
-from pgqueue.worker.reload import run_reloading
+from pgqueue.worker.reload import run_reloading, same_command
 from pgqueue.worker.signals import Signals
 from pgqueue.worker.worker import Worker
 
@@ -83,7 +83,7 @@ def run(
     if signals.restart:
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "pgqueue", *sys.argv[1:]])  # noqa: S606 - this very program
+        os.execv(sys.executable, same_command())  # noqa: S606 - this very program
     return 0
 
 

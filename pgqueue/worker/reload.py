@@ -16,10 +16,21 @@ import click
 
 from pgqueue.errors import ConfigurationError
 
-__all__ = ["run_reloading"]
+__all__ = ["run_reloading", "same_command"]
 
 STOP_SECONDS = 30.0
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: little may be done after a fork
+
+
+def same_command() -> list[str]:
+    """The command that this process runs, but for --workdir: it is there already, and the directory may be relative."""
+    found, given = [sys.executable, "-m", "pgqueue"], iter(sys.argv[1:])
+    for argument in given:
+        if argument == "--workdir":
+            next(given, None)
+        elif not argument.startswith("--workdir="):
+            found.append(argument)
+    return found
 
 
 def run_reloading() -> int:
@@ -64,7 +75,7 @@ def run_reloading() -> int:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "pgqueue", *(arg for arg in sys.argv[1:] if arg != "--reload")]
+    command = [arg for arg in same_command() if arg != "--reload"]
     # Out of the terminal's reach: of one Ctrl-C it would be told twice, and not wait for what runs.
     return subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent if _LIBC else None)
 

@@ -328,6 +328,7 @@ class Worker:
                 "schema": self._queries.schema,
                 "task_time_limit": self.plan.time_limit,
                 "task_soft_time_limit": self.plan.soft_time_limit,
+                "worker_log_color": self.app.conf.worker_log_color,
             },
             "name": self.plan.name,
             "application_name": application_name,

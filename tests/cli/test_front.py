@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pgqueue import PgQueue
 from pgqueue.cli import declined
 from pgqueue.cli.main import COMMANDS, cli, main
 from pgqueue.cli.output import print_table, printable, seconds_of, span
@@ -308,12 +309,14 @@ def test_worker_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.Mon
         return 7
 
     monkeypatch.setattr("pgqueue.worker.command.run", engine)
-    line = "-A shop_with_options worker -Q mail,default -c 8 -P prefork -n w@%h -l debug -I a.b,c --time-limit 30"
+    line = "-C -A shop_with_options worker -Q mail,default -c 8 -P prefork -n w@%h -l debug -I a.b,c --time-limit 30"
     line += " --soft-time-limit 20 --max-tasks-per-child 5 --max-memory-per-child 20000 -f log --pidfile pid --burst"
     with pytest.raises(SystemExit) as caught:
         main(line.split())
     assert caught.value.code == 7
-    assert type(given.pop("app")).__name__ == "PgQueue"
+    app = given.pop("app")
+    assert isinstance(app, PgQueue)
+    assert app.conf.worker_log_color is False
     assert given == {
         "queues": ["mail", "default"],
         "exclude_queues": None,

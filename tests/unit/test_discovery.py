@@ -67,6 +67,7 @@ def test_applications_are_found(project: Path, file: str, text: str, spec: str) 
         ("missing.tasks:app", "no module 'missing' (wanted 'missing.tasks')"),
         ("shop.missing:app", "no module 'shop.missing'"),
         ("shop.missing", "module 'shop' has neither a module nor an attribute 'missing'"),
+        ("shop.py", "-A shop.py: expected a module, not a file; write -A shop"),
         ("shop", "no PgQueue application in shop/__init__.py; write -A module:attribute"),
         ("shop.fine:other", "shop/fine.py has no attribute 'other'; it has queue"),
         ("shop.fine:number", "this is a int, not a PgQueue application"),

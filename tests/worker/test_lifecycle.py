@@ -2,13 +2,14 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pgqueue.store.schema import expected_version
-from tests.support.process import wait_until
+from tests.support.process import REPOSITORY, CommandLine, wait_until
 from tests.worker.conftest import Rows, Send, StartWorker
 from tests.worker.gate import Gate
 
@@ -113,6 +114,18 @@ def test_hup_starts_the_same_worker_anew_with_new_code(
     assert sender_task.call() == 2
     assert [row["pid"] for row in rows.execute("select pid from pgqueue.workers order by id")] == [worker.pid] * 2
     assert rows.execute("select count(*) as n from pgqueue.workers where stopped_at is null")[0]["n"] == 1
+
+
+def test_hup_starts_anew_where_it_was_told_to_work(
+    spawn_cli: Callable[..., CommandLine], sender_task: "SmallApp", dsn: str
+) -> None:
+    folder = sender_task.folder
+    line = ("--workdir", folder.name, "-A", "small:app", "worker", "-P", "solo")
+    worker = spawn_cli(*line, env={"PGQUEUE_DSN": dsn, "PYTHONPATH": str(REPOSITORY)}, cwd=folder.parent)
+    worker.expect("is ready")
+    worker.send_signal(signal.SIGHUP)
+    wait_until(lambda: worker.output.count("is ready") == 2, what=lambda: f"it is ready again: {worker.output}")
+    assert sender_task.call() == 1
 
 
 def test_reload_starts_anew_when_a_file_changes(start_worker: StartWorker, sender_task: "SmallApp") -> None:
