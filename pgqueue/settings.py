@@ -238,7 +238,14 @@ SETTINGS: dict[str, Setting] = {
             True,
             from_text,
         ),
-        _S("worker_queues", optional(queues), None, "queues to serve when -Q is not given", False, from_names),
+        _S(
+            "worker_queues",
+            optional(queues),
+            None,
+            "queues to serve when -Q is not given; default: all that the application knows",
+            False,
+            from_names,
+        ),
         _S(
             "worker_lease",
             seconds(1, DAY),

@@ -75,7 +75,7 @@ def _modules(text: str) -> list[str]:
 
 
 @click.command(short_help="Run tasks.")
-@click.option("-Q", "--queues", type=QUEUES, help="Queues to serve, separated by commas.  [default: task_queues]")
+@click.option("-Q", "--queues", type=QUEUES, help="Queues to serve, separated by commas.  [default: worker_queues]")
 @click.option("-X", "--exclude-queues", type=QUEUES, help="Queues not to serve.")
 @click.option(
     "-c",

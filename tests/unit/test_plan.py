@@ -140,12 +140,10 @@ def test_worker_queues_are_served_when_none_are_named() -> None:
         ("time_limit", "time_limit is not taken: set task_time_limit"),
         ("include", "include is not taken: import the modules"),
         ("autoscale", "autoscale is not taken: there are no child processes here"),
-        ("concurency", "no option 'concurency'; did you mean 'concurrency'?"),
-        ("frob", "no option 'frob'; known are burst, "),
+        ("concurency", "there is no option 'concurency'; did you mean 'concurrency'?"),
+        ("frob", "there is no option 'frob'; known are burst, "),
     ],
 )
 def test_a_worker_inside_a_program_heeds_all_that_it_takes(app: PgQueue, option: str, said: str) -> None:
-    with pytest.raises(
-        ConfigurationError, match=re.escape(f"app.worker(): {'there is ' if 'no o' in said else ''}{said}")
-    ):
+    with pytest.raises(ConfigurationError, match=re.escape(f"app.worker(): {said}")):
         app.worker(**{option: 1})
