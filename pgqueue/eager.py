@@ -208,7 +208,9 @@ class _Run:
         if isinstance(error, TaskRevokedError):
             return self.ended(error, "REVOKED")
         policy = self.task.policy
-        if policy.retries(error) and not isinstance(error, ValidationError) and not policy.exhausted(self.retries):
+        limit = self.attempt.max_retries
+        exhausted = policy.exhausted(self.retries) if limit is None else self.retries >= limit
+        if policy.retries(error) and not isinstance(error, ValidationError) and not exhausted:
             elapsed = time.monotonic() - self.started
             if policy.next_delay(error, elapsed, self.attempt) is not None:
                 self.retries += 1

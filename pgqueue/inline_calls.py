@@ -8,7 +8,7 @@ from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
 from pgqueue.errbacks import error_args
 from pgqueue.errors import UnknownTask
 from pgqueue.job import new_job_id
-from pgqueue.options import CallOptions, check_call_options
+from pgqueue.options import CallOptions, check_call_options, read_call
 from pgqueue.preparing import Args, Kwargs, Preparer
 from pgqueue.repeated import Repeated
 from pgqueue.request import Request
@@ -36,7 +36,7 @@ class InlineCalls(Preparer):
         """apply() for async code; what is linked is not called."""
         task = _repeated(self._known(name), options)
         task.fits(args, kwargs)
-        return await arun_eagerly(task, args, kwargs, _eager_request(options))
+        return await arun_eagerly(task, args, kwargs, self._eager_request(options))
 
     def _known(self, name: str) -> Task[..., Any]:
         task = self._tasks.get(name)
@@ -45,7 +45,20 @@ class InlineCalls(Preparer):
         return task
 
     def _run(self, task: Task[..., Any], args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:
-        return self.apply_now(_repeated(task, options), args, kwargs, _eager_request(options))
+        return self.apply_now(_repeated(task, options), args, kwargs, self._eager_request(options))
+
+    def _eager_request(self, options: CallOptions) -> dict[str, Any]:
+        """What of the options a request shows; all are checked as if the call were enqueued."""
+        check_call_options(options, "apply")
+        read_call(options, self._zone(), None, None)
+        request: dict[str, Any] = {"id": options.get("task_id") or new_job_id()}
+        if options.get("headers"):
+            request["headers"] = json.dumps(dict(options["headers"] or {}))
+        if options.get("stamps"):
+            request["options"] = {"stamps": options["stamps"]}
+        if options.get("max_retries") is not None:
+            request["max_retries"] = options["max_retries"]
+        return request
 
     def error_args(self, name: str, args: Args, kwargs: Kwargs, failed: EagerResult[Any]) -> Args:
         """What an error callback is given, before its own arguments, about a call that failed inline."""
@@ -68,13 +81,3 @@ class InlineCalls(Preparer):
 def _repeated(task: Task[..., Any], options: CallOptions) -> Task[..., Any]:
     over = options.get("over")
     return task if over is None else cast(Any, Repeated(task, over))
-
-
-def _eager_request(options: CallOptions) -> dict[str, Any]:
-    check_call_options(options, "apply")
-    request: dict[str, Any] = {"id": options.get("task_id") or new_job_id()}
-    if options.get("headers"):
-        request["headers"] = json.dumps(dict(options["headers"] or {}))
-    if options.get("stamps"):
-        request["options"] = {"stamps": options["stamps"]}
-    return request

@@ -264,3 +264,37 @@ def test_apply_takes_callbacks_and_refuses_what_celery_alone_has(eager: PgQueue)
         wrong([8], shadow="x")
     with pytest.raises(ConfigurationError, match="no option 'lnik'"):
         wrong([8], lnik=tell.s())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("priority", 77),
+        ("countdown", -1),
+        ("queue", "a b"),
+        ("eta", "soon"),
+        ("headers", {"task_id": 1}),
+        ("task_id", ""),
+    ],
+)
+def test_options_are_checked_as_if_the_call_were_enqueued(eager: PgQueue, option: str, value: Any) -> None:
+    @eager.task(name="t.plain")
+    def plain() -> None: ...
+
+    given: Any = {option: value}
+    with pytest.raises(ValidationError, match=option):
+        plain.apply_async((), {}, **given)
+    with pytest.raises(ValidationError, match=option):
+        asyncio.run(plain.aapply_async((), {}, **given))
+
+
+def test_a_call_may_limit_its_retries(eager: PgQueue) -> None:
+    tries: list[int] = []
+
+    @eager.task(bind=True, name="t.ask", autoretry_for=(OSError,), max_retries=5)
+    def ask(self: Any) -> None:
+        tries.append(self.request.retries)
+        raise OSError("down")
+
+    assert ask.apply_async(max_retries=1).state == "FAILURE"
+    assert tries == [0, 1]
