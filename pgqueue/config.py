@@ -64,6 +64,7 @@ class Conf(Mapping[str, Any]):
         self._outside: dict[str, tuple[Any, str]] | None = None  # environment over file; None until first read
         self._environ = os.environ if environ is None else environ
         self._directory = directory
+        self._own_defaults: dict[str, dict[str, Any]] = {}  # people put entries into them, as into Celery's
         self._frozen: dict[str, Any] | None = None
         self._moment = ""
         self.override(given or {})
@@ -110,7 +111,10 @@ class Conf(Mapping[str, Any]):
                 return layer[name]
             if name == "dsn" and layer is self._code and (found := self._dsn_from_environment()):
                 return found
-        return SETTINGS[name].default, "default"
+        default = SETTINGS[name].default
+        if isinstance(default, Mapping):
+            default = self._own_defaults.setdefault(name, dict(default))
+        return default, "default"
 
     def _dsn_from_environment(self) -> tuple[Any, str] | None:
         """Looked up when it is needed only: another library's DATABASE_URL may name another kind of database."""

@@ -164,13 +164,16 @@ def test_a_wrong_entry_is_refused_where_it_is_set(entry: dict[str, Any], said: s
         PgQueue("shop", beat_schedule={"x": entry})
 
 
-def test_an_entry_that_is_put_into_the_setting_later_is_looked_at_too() -> None:
-    app = PgQueue("shop", beat_schedule={"x": {"task": "t", "schedule": 1}})
+@pytest.mark.parametrize("before", [{}, {"beat_schedule": {}}])
+def test_an_entry_that_is_put_into_the_setting_later_is_looked_at_too(before: dict[str, Any]) -> None:
+    app = PgQueue("shop", **before)
+    app.conf.beat_schedule["x"] = {"task": "t", "schedule": 1}
     app.conf.beat_schedule["y"] = {"task": "t", "schedule": 2.0}
     assert app.schedules.definitions.declarations()[2] == ["x", "y"]
     app.conf.beat_schedule["z"] = {"task": "t"}
     with pytest.raises(ConfigurationError, match="beat_schedule: 'z': schedule is missing"):
         app.schedules.definitions.declarations()
+    assert PgQueue("other").conf.beat_schedule == {}
 
 
 def test_what_is_wrong_with_a_call_is_said_when_the_worker_starts(code: Callable[..., Code]) -> None:
