@@ -28,8 +28,8 @@ from pgqueue.option_values import task_name
 from pgqueue.options import CallOptions, TaskOptions, check_task_options
 from pgqueue.result_sets import ResultSet
 from pgqueue.results import AsyncResult, Results
-from pgqueue.signature import Signature
-from pgqueue.signature import signature as make_signature
+from pgqueue.signatures import Signature
+from pgqueue.signatures import signature as make_signature
 from pgqueue.task import CoroutineTask, Task
 
 __all__ = ["PgQueue", "TaskRegistry"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgqueue.errors import ConfigurationError, ValidationError
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 from pgqueue.task import CoroutineTask, Task
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pgqueue.options import RetryOptions, check_retry_options, read_call
 from pgqueue.replacement import stand_in
 from pgqueue.request import Request, current_request
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 
 __all__ = ["Attempt"]
 

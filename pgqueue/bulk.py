@@ -21,7 +21,7 @@ from pgqueue.errors import (
 from pgqueue.job import new_job_ids
 from pgqueue.preparing import ancestry
 from pgqueue.results import AsyncResult
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 from pgqueue.store.claims import finished_attempts
 from pgqueue.store.database import Database, translate
 from pgqueue.store.jobs import Common, Row, insert_rows, row_of, take_back_jobs, taken_ids

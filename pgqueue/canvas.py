@@ -12,7 +12,7 @@ from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature
+from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.stamping import StampingVisitor, merged_stamps
 
 __all__ = ["chain", "chord", "group"]

@@ -14,7 +14,7 @@ from pgqueue.job import new_job_id
 from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature
+from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.stamping import StampingVisitor, merged_stamps
 
 __all__ = ["chord", "group"]

@@ -13,7 +13,7 @@ from pgqueue.errors import ValidationError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature
+from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["chunks", "xmap", "xstarmap"]
 

@@ -8,7 +8,7 @@ from pgqueue.graph_builder import Feed, GraphBuilder
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature, read_options
+from pgqueue.signatures import Signature, maybe_signature, read_options
 from pgqueue.stamping import StampingVisitor
 from pgqueue.submission import apply, asubmit, submit
 

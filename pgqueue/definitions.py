@@ -13,7 +13,7 @@ from pgqueue.errors import ConfigurationError, PgQueueError, ValidationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.option_values import flag, instant, seconds, short
 from pgqueue.recurrence import Timing, crontab, schedule, timing_of
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 from pgqueue.submission import build
 from pgqueue.task import Task
 from pgqueue.validation import beat_schedule

@@ -12,7 +12,7 @@ from pgqueue.options import CallOptions, check_call_options, read_call
 from pgqueue.preparing import Args, Kwargs, Preparer
 from pgqueue.repeated import Repeated
 from pgqueue.request import Request
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 from pgqueue.submission import apply
 from pgqueue.task import Task
 

@@ -13,7 +13,7 @@ from pgqueue.options import CallOptions, check_call_options, read_call
 from pgqueue.repeated import fit_each
 from pgqueue.request import current_request
 from pgqueue.routing import Router
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 from pgqueue.task import Plan, Task
 
 __all__ = ["Args", "Kwargs", "Prepared", "Preparer", "ancestry", "simple_job"]

@@ -6,7 +6,7 @@ from pgqueue.graph import NewWorkflow
 from pgqueue.graph_builder import AnyResult, Feed, GraphBuilder
 from pgqueue.job import new_job_id
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature
+from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.store.workflows import workflow_parameters
 
 __all__ = ["Standin", "stand_in"]

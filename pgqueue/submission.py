@@ -9,7 +9,7 @@ from pgqueue.errors import ValidationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.graph_builder import AnyResult, Feed, GraphBuilder
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature
+from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["apply", "asubmit", "build", "submit"]
 

@@ -21,7 +21,7 @@ from pgqueue.results import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.routing import Annotations
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 
 __all__ = ["CoroutineTask", "Plan", "Task", "TaskOwner"]
 

@@ -10,7 +10,7 @@ from pgqueue.errors import ConfigurationError, GraphError, ValidationError
 from pgqueue.graph import EdgePolicy, NewWorkflow
 from pgqueue.job import new_job_id
 from pgqueue.option_values import instant, seconds, short
-from pgqueue.signature import Signature
+from pgqueue.signatures import Signature
 from pgqueue.task import Task
 from pgqueue.workflow_control import Workflows
 from pgqueue.workflow_graph import NamedSender, Part, compile_parts

@@ -14,7 +14,7 @@ from pgqueue.graph import EdgePolicy, NewEdge, NewStep, NewWorkflow, StepInputs
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.sender import Sender
-from pgqueue.signature import Signature, maybe_signature
+from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["NamedSender", "Part", "compile_parts"]
 

@@ -11,7 +11,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -37,6 +36,7 @@ from pgqueue import (
 from pgqueue.job import as_job_id, new_job_id, new_job_ids
 from tests.store.store import Store
 from tests.support.cluster import Cluster
+from tests.support.process import REPOSITORY
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -771,11 +771,22 @@ def test_two_schemas_side_by_side(dsn: str, store: Store) -> None:
 
 
 def test_what_the_package_shows() -> None:
-    public = {name for name in vars(pgqueue) if not name.startswith("_")}
-    modules = {path.stem for path in Path(str(pgqueue.__file__)).parent.iterdir()}
-    leaks = public - set(pgqueue.__all__) - modules
-    assert leaks == set()
-    assert set(pgqueue.__all__) <= set(vars(pgqueue))
+    assert {name for name in dir(pgqueue) if not name.startswith("_")} == set(pgqueue.__all__)
+    offered: dict[str, object] = {}
+    exec("from pgqueue import *", offered)  # noqa: S102 - what a person at a prompt may type
+    assert offered.keys() - {"__builtins__"} == set(pgqueue.__all__)
+    missing = "connexion"
+    with pytest.raises(AttributeError, match="'pgqueue' has no attribute 'connexion'"):
+        getattr(pgqueue, missing)
+
+
+def test_the_package_loads_what_is_asked_for() -> None:
+    """--help does without the driver; a name stays what it is when a room of a like name is loaded first."""
+    program = (
+        "import pgqueue, pgqueue.cli.main, sys; assert 'psycopg' not in sys.modules;"
+        "import pgqueue.signatures, pgqueue.workflow; assert callable(pgqueue.signature) and pgqueue.Workflow"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
 
 
 def test_import_loads_neither_libraries_of_connections_nor_the_worker() -> None:
