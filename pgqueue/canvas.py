@@ -11,7 +11,7 @@ from pgqueue.errors import GraphError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
-from pgqueue.sender import Sender
+from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.stamping import StampingVisitor, merged_stamps
 
@@ -35,7 +35,9 @@ class chain(Canvas[R_co]):  # noqa: N801 - Celery's name
     __slots__ = ()
     _parts = ("tasks",)
 
-    def __init__(self: "chain[Any]", *tasks: Any, app: Sender | None = None, **options: Unpack[CallOptions]) -> None:
+    def __init__(
+        self: "chain[Any]", *tasks: Any, app: Sender | Application | None = None, **options: Unpack[CallOptions]
+    ) -> None:
         check_call_options(options, "chain")
         steps: list[Signature[Any]] = []
         empty: Signature[Any] | None = None
@@ -123,7 +125,7 @@ class chain(Canvas[R_co]):  # noqa: N801 - Celery's name
         return self
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], app: Sender | None = None) -> "Signature[Any]":
+    def from_dict(cls, values: Mapping[str, Any], app: Sender | Application | None = None) -> "Signature[Any]":
         """Return the chain that to_dict() described."""
         return read_rest(chain(part_of(values, "tasks"), app=app), values)
 

@@ -13,7 +13,7 @@ from pgqueue.group_results import GroupResult
 from pgqueue.job import new_job_id
 from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
-from pgqueue.sender import Sender
+from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.stamping import StampingVisitor, merged_stamps
 
@@ -42,7 +42,7 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
     def __init__(
         self: "group[S]",
         *tasks: Signature[S] | Iterable[Signature[S]],
-        app: Sender | None = None,
+        app: Sender | Application | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
         check_call_options(options, "group")
@@ -178,7 +178,7 @@ class group(Canvas[R_co]):  # noqa: N801 - Celery's name
         return self
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], app: Sender | None = None) -> "Signature[Any]":
+    def from_dict(cls, values: Mapping[str, Any], app: Sender | Application | None = None) -> "Signature[Any]":
         """Return the group that to_dict() described."""
         return read_rest(group(part_of(values, "tasks"), app=app), values)
 
@@ -204,7 +204,7 @@ class chord(Canvas[R_co]):  # noqa: N801 - Celery's name
         self: "chord[S]",
         header: Any,
         body: Signature[S] | None = None,
-        app: Sender | None = None,
+        app: Sender | Application | None = None,
         **options: Unpack[CallOptions],
     ) -> None:
         check_call_options(options, "chord")
@@ -325,7 +325,7 @@ class chord(Canvas[R_co]):  # noqa: N801 - Celery's name
         return self
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], app: Sender | None = None) -> "Signature[Any]":
+    def from_dict(cls, values: Mapping[str, Any], app: Sender | Application | None = None) -> "Signature[Any]":
         """Return the chord that to_dict() described."""
         return read_rest(chord(part_of(values, "header"), part_of(values, "body", None), app=app), values)
 

@@ -12,7 +12,7 @@ from pgqueue.eager_steps import EagerSteps
 from pgqueue.errors import ValidationError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.options import CallOptions, check_call_options
-from pgqueue.sender import Sender
+from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["chunks", "xmap", "xstarmap"]
@@ -26,7 +26,9 @@ class _Repeated(Signature[R_co]):
     __slots__ = ()
     _over: ClassVar[str]
 
-    def __init__(self, task: Any, it: Iterable[Any], app: Sender | None = None, **options: Unpack[CallOptions]) -> None:
+    def __init__(
+        self, task: Any, it: Iterable[Any], app: Sender | Application | None = None, **options: Unpack[CallOptions]
+    ) -> None:
         check_call_options(options, f"{self.subtask_type}")
         inner = maybe_signature(task, app)
         kwargs = {"task": inner, "it": list(it)}
@@ -59,7 +61,7 @@ class _Repeated(Signature[R_co]):
         return {"task": self.kwargs["task"].to_dict(), "it": _plain_list(self.kwargs["it"])}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], app: Sender | None = None) -> "Signature[Any]":
+    def from_dict(cls, values: Mapping[str, Any], app: Sender | Application | None = None) -> "Signature[Any]":
         """Return what to_dict() described."""
         return read_rest(cls(part_of(values, "task"), _read_list(part_of(values, "it")), app), values)
 
@@ -107,7 +109,12 @@ class chunks(Canvas[R_co]):  # noqa: N801 - Celery's name
     _parts = ("task",)
 
     def __init__(
-        self, task: Any, it: Iterable[Any], n: int, app: Sender | None = None, **options: Unpack[CallOptions]
+        self,
+        task: Any,
+        it: Iterable[Any],
+        n: int,
+        app: Sender | Application | None = None,
+        **options: Unpack[CallOptions],
     ) -> None:
         check_call_options(options, "chunks")
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
@@ -138,7 +145,7 @@ class chunks(Canvas[R_co]):  # noqa: N801 - Celery's name
         return {**self.kwargs, "task": self.kwargs["task"].to_dict(), "it": _plain_list(self.kwargs["it"])}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], app: Sender | None = None) -> "Signature[Any]":
+    def from_dict(cls, values: Mapping[str, Any], app: Sender | Application | None = None) -> "Signature[Any]":
         """Return what to_dict() described."""
         task, it, n = (part_of(values, key) for key in ("task", "it", "n"))
         return read_rest(chunks(task, _read_list(it), n, app=app), values)

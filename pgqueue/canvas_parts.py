@@ -7,7 +7,7 @@ from pgqueue.errors import GraphError
 from pgqueue.graph_builder import Feed, GraphBuilder
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
-from pgqueue.sender import Sender
+from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature, read_options
 from pgqueue.stamping import StampingVisitor
 from pgqueue.submission import apply, asubmit, submit
@@ -108,7 +108,7 @@ class Canvas(Signature[R_co]):
             part.stamp(visitor, append, **stamps)
 
 
-def listed(tasks: Sequence[Any], app: Sender | None) -> list[Signature[Any]]:
+def listed(tasks: Sequence[Any], app: Sender | Application | None) -> list[Signature[Any]]:
     if len(tasks) == 1 and not isinstance(tasks[0], Signature | Mapping) and not hasattr(tasks[0], "s"):
         if not isinstance(tasks[0], Iterable):
             raise GraphError(f"expected signatures such as task.s(1), got {type(tasks[0]).__name__}")

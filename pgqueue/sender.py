@@ -1,15 +1,16 @@
 """What signatures and canvases need of an application."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pgqueue.eager import EagerResult
+from pgqueue.errors import ConfigurationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.job import NewJob
 from pgqueue.options import CallOptions
 from pgqueue.results import AsyncResult, Results
 
-__all__ = ["Sender"]
+__all__ = ["Application", "Sender", "sender_of"]
 
 
 class Sender(Protocol):
@@ -74,3 +75,25 @@ class Sender(Protocol):
     def add_member(self, workflow: NewWorkflow, member_id: str, last_id: str) -> None: ...
 
     async def aadd_member(self, workflow: NewWorkflow, member_id: str, last_id: str) -> None: ...
+
+
+class Application(Protocol):
+    """What a person gives as `app=`: it has the sender of its signatures."""
+
+    @property
+    def client(self) -> Sender: ...
+
+
+def sender_of(app: Sender | Application | None) -> Sender | None:
+    """What sends the signatures of an application.
+
+    Args:
+        app: the application, or the sender itself; None: not known yet.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    found = getattr(app, "client", app)
+    if found is not None and not hasattr(found, "send_workflow"):
+        raise ConfigurationError(f"app: expected an application (PgQueue), got {type(app).__name__}")
+    return cast(Sender | None, found)

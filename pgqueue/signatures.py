@@ -16,7 +16,7 @@ from pgqueue.keyed import Keyed
 from pgqueue.links import callbacks
 from pgqueue.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
-from pgqueue.sender import Sender
+from pgqueue.sender import Application, Sender, sender_of
 from pgqueue.stamping import Stampable, read_stamps
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class Signature(Stampable, Keyed, Generic[R_co]):
         kwargs: Mapping[str, Any] | None = None,
         options: CallOptions | None = None,
         immutable: bool = False,
-        app: Sender | None = None,
+        app: Sender | Application | None = None,
     ) -> None:
         self.task = task
         self.args = args
         self.kwargs = kwargs or {}
         self.options = options or {}
         self.immutable = immutable
-        self._app = app
+        self._app = sender_of(app)
 
     @classmethod
     def register_type(cls, name: str | None = None) -> Callable[[type[AnySignature]], type[AnySignature]]:
@@ -291,7 +291,7 @@ class Signature(Stampable, Keyed, Generic[R_co]):
         return found
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], app: Sender | None = None) -> "Signature[Any]":
+    def from_dict(cls, values: Mapping[str, Any], app: Sender | Application | None = None) -> "Signature[Any]":
         """Return the signature that to_dict() described, whatever its kind.
 
         Args:
@@ -351,7 +351,7 @@ def _plain(value: Any) -> Any:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def maybe_signature(value: Any, app: Sender | None = None) -> Any:
+def maybe_signature(value: Any, app: Sender | Application | None = None) -> Any:
     """A signature as it is, its dict as a signature, and None as None; errors as in signature()."""
     if value is None or isinstance(value, Signature):
         return value
@@ -368,7 +368,7 @@ def signature(
     kwargs: Mapping[str, Any] | None = None,
     options: CallOptions | None = None,
     *,
-    app: Sender | None = None,
+    app: Sender | Application | None = None,
     immutable: bool = False,
     **more: Unpack[CallOptions],
 ) -> Signature[Any]:
@@ -382,7 +382,7 @@ def signature(
     chosen = cast(CallOptions, {**(options or {}), **more})
     if isinstance(varies, Signature):
         copy = varies.clone(args, kwargs, **chosen)
-        copy._app = copy._app or app
+        copy._app = copy._app or sender_of(app)
         return copy
     if isinstance(varies, Mapping):
         return Signature.from_dict(varies, app)

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from pgqueue import PgQueue, Signature, ValidationError, chain, chord, chunks, group, maybe_signature, signature, xmap
+from pgqueue import (
+    ConfigurationError,
+    PgQueue,
+    Signature,
+    ValidationError,
+    chain,
+    chord,
+    chunks,
+    group,
+    maybe_signature,
+    signature,
+    xmap,
+)
 from tests.canvas.conftest import Tasks
 from tests.canvas.test_build import draw
 
@@ -152,3 +164,18 @@ def test_a_signature_is_read_by_the_keys_of_celerys(t: Tasks) -> None:
         one["subtask_type"] = "chain"
     with pytest.raises(TypeError, match="not iterable"):
         list(one)
+
+
+def test_the_application_itself_may_be_given(canvas: PgQueue) -> None:
+    given: dict[str, Any] = {"task": "t.add", "args": (1, 2)}
+    for made in (
+        signature("t.add", (1, 2), app=canvas),
+        signature(given, app=canvas),
+        chain(signature(given), app=canvas),
+        group(signature(given), app=canvas),
+        chord([signature(given)], signature(given), app=canvas),
+    ):
+        assert made.app is canvas.client, made
+    wrong: Any = "shop"
+    with pytest.raises(ConfigurationError, match="app: expected an application"):
+        signature("t.add", app=wrong)
