@@ -13,6 +13,10 @@ else:
 
     def __getattr__(name: str) -> object:
         api = import_module("pgqueue.api")
+        declined = import_module("pgqueue.declined_attributes").PACKAGE
+        if name in declined:
+            # Not an AttributeError: `from pgqueue import …` would say less.
+            raise ImportError(f"pgqueue.{name} is not supported: {declined[name]}")
         if name not in (*api.__all__, "__all__"):
             raise AttributeError(f"module 'pgqueue' has no attribute {name!r}")
         value = globals()[name] = getattr(api, name)

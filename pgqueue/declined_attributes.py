@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pgqueue.errors import UnsupportedAttribute
 
-__all__ = ["APP", "CONTROL", "REQUEST", "RESULT", "TASK", "Declining"]
+__all__ = ["APP", "CONTROL", "PACKAGE", "REQUEST", "RESULT", "TASK", "Declining"]
 
 
 class Declining:
@@ -35,6 +35,12 @@ _CLASSES = "there are no task base classes in this release; write @app.task over
 _PARTS = "the worker is not built of replaceable parts"
 _SIGNING = "messages are not signed: who may write rows is for PostgreSQL's roles"
 
+PACKAGE: dict[str, str] = {
+    "Celery": "the application is pgqueue.PgQueue",
+    "shared_task": "there is no current app; import yours and write @app.task",
+    "current_app": _CURRENT,
+    "current_task": "declare the task with bind=True and use self",
+}
 APP: dict[str, str] = {
     "amqp": _BROKER,
     **dict.fromkeys(("connection", "connection_for_read", "connection_for_write", "connection_or_acquire"), _BROKER),

@@ -30,6 +30,7 @@ from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
 from pgqueue.store.workflows import replace_job
 from pgqueue.worker.held import Held
+from pgqueue.worker.logs import about
 from pgqueue.worker.session import PatientConnection
 
 __all__ = ["Completer"]
@@ -272,7 +273,8 @@ class Completer:
         ended = self._run(finished_attempts(self._queries, lost))
         for held, outcome in batch:
             if held.job.id in lost and held.job.id not in ended:
-                logger.warning("job %s: lease lost, its outcome (%s) was dropped", held.job.id, outcome[0])
+                dropped = "job %s: lease lost, its outcome (%s) was dropped"
+                logger.warning(dropped, held.job.id, outcome[0], extra=about(held.job))
 
     def _run(self, statement: Statement[Any]) -> Any:
         if self._connection is None:

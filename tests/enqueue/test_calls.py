@@ -778,6 +778,8 @@ def test_what_the_package_shows() -> None:
     missing = "connexion"
     with pytest.raises(AttributeError, match="'pgqueue' has no attribute 'connexion'"):
         getattr(pgqueue, missing)
+    with pytest.raises(ImportError, match=r"pgqueue.shared_task is not supported: .* write @app.task"):
+        from pgqueue import shared_task  # type: ignore[attr-defined] # noqa: F401 - as in Celery
 
 
 def test_the_package_loads_what_is_asked_for() -> None:
