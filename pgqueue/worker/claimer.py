@@ -32,6 +32,7 @@ DUE_WINDOW_SECONDS = 60.0
 FULL_SECONDS = 0.25
 PARTIAL_LOOK_DUTY = 0.05
 HAND_OVER_SECONDS = 1.0
+HAND_OVER_PAUSE_SECONDS = 0.05  # for others to take the locks
 SETTLED_SECONDS = 10.0  # a connection that lasted so long was a good one
 
 
@@ -142,7 +143,7 @@ class Claimer:
     def _claim_until_stopped(self) -> None:
         listener = self._listener
         burst = quiet_looks = 0
-        more = stale = False
+        more = stale = woken = False
         while not self._stopping:
             worker_id = self._worker_id()
             limit, full = self._room()
@@ -166,9 +167,15 @@ class Claimer:
             self._on_drained()
             if full and not self._wants_more_room(full):
                 continue
+            if woken and self._unknown and listener.keys:
+                # Perhaps for a job of which only others have the task: they answer now, and this one after them.
+                woken = False
+                listener.rise(hand_over=True)
+                self._sleep(HAND_OVER_PAUSE_SECONDS)
+                continue
             if listener.asleep and not stale:
                 burst = quiet_looks = 0
-                self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+                woken = self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
                 stale = bool(listener.others)  # who answers for them may be gone by now
             elif not listener.listening:
                 # No notification will come: look often after work, and ever more seldom.
@@ -257,9 +264,9 @@ class Claimer:
             self._lanes.move(lanes, run(connection, first_places(self._queries, lanes, list(self._unknown))))
         return len(jobs)
 
-    def _sleep(self, seconds: float) -> None:
-        """Sleep until something may have become available, or until the next job is due."""
-        self._listener.sleep(seconds if self._due_in is None else min(seconds, max(self._due_in, 0.0)))
+    def _sleep(self, seconds: float) -> bool:
+        """Sleep until something may have become available, or until the next job is due; true as Listener.sleep()."""
+        return self._listener.sleep(seconds if self._due_in is None else min(seconds, max(self._due_in, 0.0)))
 
     # -- connections ----------------------------------------------------------------------------------------------
 

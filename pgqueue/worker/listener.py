@@ -63,7 +63,8 @@ class Listener:
         self.asleep = False
         self.keys: frozenset[int] = frozenset()
         self.others: frozenset[int] = frozenset()
-        self._notified = False
+        self._woken = False  # something may have become available
+        self._handed_over = False  # another worker no longer answers for its queues
         self._token_sent: str | None = None
         self._tested_at = 0.0
         self._pipe_in, self._pipe_out = os.pipe()
@@ -144,8 +145,8 @@ class Listener:
         self.asleep = False
         self.keys = self.others = frozenset()
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep until something may have become available, no longer than that.
+    def sleep(self, seconds: float) -> bool:
+        """Sleep until something may have become available, no longer than that; true when an enqueue said so.
 
         Raises:
             psycopg.Error: the session is lost.
@@ -155,7 +156,7 @@ class Listener:
         watched: list[int] = [self._pipe_in]
         if session is not None:
             watched.append(session.fileno())
-        while not self._notified:
+        while not (self._woken or self._handed_over):
             ready, _, _ = select.select(watched, [], [], max(0.0, until - time.monotonic()))
             if not ready:
                 break
@@ -168,9 +169,10 @@ class Listener:
                 session.pgconn.consume_input()
                 while (notify := session.pgconn.notifies()) is not None:
                     self._notice(notify.extra.decode())
-        self._notified = False
+        woken, self._woken, self._handed_over = self._woken, False, False
         if session is not None:
             self._test(session)
+        return woken
 
     def _notice(self, payload: str) -> None:
         kind = payload[:1]
@@ -178,11 +180,11 @@ class Listener:
             self._on_message(payload)
         elif kind == "t":
             self._token_sent = None if payload == self._token_sent else self._token_sent
-        elif (kind == "w" and payload[1:] in map(str, self.keys)) or (
-            kind == "h" and payload[1:] in map(str, self.others)
-        ):
-            # Of several idle workers one answers for a queue; the others wait until it hands over.
-            self._notified = True
+        # Of several idle workers one answers for a queue; the others wait until it hands over.
+        elif kind == "w":
+            self._woken = self._woken or payload[1:] in map(str, self.keys)
+        elif kind == "h":
+            self._handed_over = self._handed_over or payload[1:] in map(str, self.others)
 
     def _test(self, session: psycopg.Connection[Any]) -> None:
         """Now and then notify oneself: a session that receives nothing looks just like a quiet one."""

@@ -118,6 +118,29 @@ def test_two_applications_on_one_schema_leave_each_other_alone(app: PgQueue, dsn
     second.close()
 
 
+def test_of_two_applications_on_one_queue_neither_waits_for_a_poll(app: PgQueue, dsn: str) -> None:
+    """The worker that answers for a queue may be one that has not the task: it hands over to the next one."""
+    second = PgQueue("second", dsn=dsn)
+
+    @app.task(name="first.task")
+    def first_task(n: int) -> int:
+        return n
+
+    @second.task(name="second.task", bind=True, max_retries=3)
+    def second_task(self: Any, n: int) -> int:
+        if self.request.retries < 2:
+            raise self.retry(countdown=0.01)
+        return n
+
+    app.conf.worker_poll_interval = second.conf.worker_poll_interval = 3600
+    with app.worker(pool="threads", concurrency=1), second.worker(pool="threads", concurrency=1):
+        for n in range(5):
+            assert second_task.delay(n).get(timeout=60) == n
+            assert first_task.delay(n).get(timeout=60) == n
+            app.send_task("nobody.knows")
+    second.close()
+
+
 def test_schemas_in_one_database_do_not_see_each_other(app: PgQueue, dsn: str) -> None:
     migrate(dsn, schema="billing")
     billing = PgQueue("billing", dsn=dsn, schema="billing")
