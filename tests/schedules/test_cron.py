@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pgqueue.cron import Cron, check_expression
 from tests.schedules.oracle import Year
 
-# All ticks of all expressions, and more zones: as in `make faults`.
+# All ticks of all expressions, and more zones.
 LONG = int(os.environ.get("PGQUEUE_FAULTS_REPEAT", "1")) > 1
 ZONES = [
     ("Europe/Berlin", 2026),
