@@ -28,6 +28,7 @@ class Declining:
 
 
 _CURRENT = "there is no current app; import yours"
+_SELF = "declare the task with bind=True and use self"
 _BROKER = "there is no broker; app.using(connection) names the transaction to enqueue in"
 _EVENTS = "not in this release; SQL over pgqueue.all_jobs and `pgqueue status --watch` show what happens"
 _LOGGING = "the worker leaves your logging alone; configure it yourself, pgqueue.get_task_logger() makes task loggers"
@@ -37,9 +38,9 @@ _SIGNING = "messages are not signed: who may write rows is for PostgreSQL's role
 
 PACKAGE: dict[str, str] = {
     "Celery": "the application is pgqueue.PgQueue",
-    "shared_task": "there is no current app; import yours and write @app.task",
+    "shared_task": f"{_CURRENT} and write @app.task",
     "current_app": _CURRENT,
-    "current_task": "declare the task with bind=True and use self",
+    "current_task": _SELF,
 }
 APP: dict[str, str] = {
     "amqp": _BROKER,
@@ -49,7 +50,7 @@ APP: dict[str, str] = {
     "loader": "settings are read by app.conf, modules by include, imports and app.autodiscover_tasks()",
     "events": _EVENTS,
     "log": _LOGGING,
-    **dict.fromkeys(("current_task", "current_worker_task"), "declare the task with bind=True and use self"),
+    **dict.fromkeys(("current_task", "current_worker_task"), _SELF),
     **dict.fromkeys(("set_current", "set_default"), _CURRENT),
     **dict.fromkeys(("register_task", "create_task_cls", "Task", "task_cls", "subclass_with_self"), _CLASSES),
     "gen_task_name": "a task's name is module.function, or what name=… says",

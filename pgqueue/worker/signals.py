@@ -33,10 +33,10 @@ class Signals:
         self._grace = grace
         self._say = say
         self._asked = False
-        self._received, self._wakeup = socket.socketpair()
-        self._wakeup.setblocking(False)
         if threading.current_thread() is not threading.main_thread():
             return
+        self._received, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
         self._handled = [getattr(signal, name) for name in HANDLED if hasattr(signal, name)]
         for number in self._handled:
             signal.signal(number, lambda number, frame: None)
