@@ -43,6 +43,7 @@ create table pgqueue.live_jobs (
 create index live_jobs_available on pgqueue.live_jobs (queue, priority, seq) where state = 'available';
 create index live_jobs_due on pgqueue.live_jobs (run_at) where state = 'scheduled';
 create index live_jobs_running on pgqueue.live_jobs (worker_id) where state = 'running';
+create index live_jobs_asked on pgqueue.live_jobs (worker_id) where cancel_asked;  -- each heartbeat looks here
 create index live_jobs_parent on pgqueue.live_jobs (parent_id) where parent_id is not null;  -- plain jobs have none
 
 -- Retention drops whole partitions, whatever each outcome's age: the key is the instant until which a row is kept.
@@ -769,8 +770,9 @@ begin
     if not found then
         return null;
     end if;
+    -- `state || ''`: under a held snapshot the index of running jobs keeps an entry of each job that ever ran.
     return array (select j.id from pgqueue.live_jobs j
-                  where j.state = 'running' and j.worker_id = p_worker_id and j.cancel_asked);
+                  where j.state || '' = 'running' and j.worker_id = p_worker_id and j.cancel_asked);
 end $$;
 
 

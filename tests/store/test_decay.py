@@ -3,6 +3,7 @@
 import pytest
 
 from pgqueue.store import claims
+from pgqueue.store.workers import renew_lease
 from pgqueue.worker.lanes import LAG, STRIDE, Lanes
 from tests.store.store import Store
 
@@ -45,6 +46,17 @@ def entries_read(store: Store) -> int:
     return int(store.value("select idx_tup_read from pg_stat_user_indexes where indexrelname = 'live_jobs_available'"))
 
 
+def rows_read(store: Store) -> int:
+    """Entries read so far of all indexes of live jobs, and rows of the table itself, dead ones included."""
+    store.rows("select pg_stat_force_next_flush()")
+    return int(
+        store.value(
+            """select seq_tup_read + (select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'live_jobs')
+               from pg_stat_user_tables where relname = 'live_jobs'"""
+        )
+    )
+
+
 @pytest.fixture
 def claimer(store: Store) -> Claimer:
     store.rows("alter table pgqueue.live_jobs set (autovacuum_enabled = off)")
@@ -71,6 +83,13 @@ def test_a_held_snapshot_does_not_make_claims_dearer(store: Store, claimer: Clai
     before = entries_read(store)
     claimer.look()
     assert entries_read(store) - before <= LAG + STRIDE + BATCH
+    # And a heartbeat, though each job that ever ran has left an entry.
+    asked = store.enqueue()
+    store.claim(claimer.worker)
+    store.cancel([asked], terminate=True)
+    before = rows_read(store)
+    assert store.run(renew_lease(store.queries, claimer.worker, 60, 1, 0)).asked == [asked]
+    assert rows_read(store) - before <= 10
 
 
 def test_a_long_writer_makes_looks_start_a_little_behind_the_head(store: Store, claimer: Claimer) -> None:
