@@ -77,9 +77,14 @@ class LookRow(NamedTuple):
     """The first row of a claim: what the claimer learns for its low-water mark, and when the next job is due."""
 
     look_xid: int
-    snapshot_xmin: int
+    snapshot: str  # pg_snapshot: "xmin:xmax:xid,xid", the ids being those of open transactions
     last_seq: int
     due_in: float | None  # seconds
+
+    def open_transactions(self) -> tuple[list[int], int]:
+        """Return the ids of transactions that were open, and the first id that nobody had yet."""
+        _, unused, open_ones = self.snapshot.split(":")
+        return list(map(int, open_ones.split(","))) if open_ones else [], int(unused)
 
 
 class ClaimedJob(NamedTuple):

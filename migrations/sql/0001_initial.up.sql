@@ -348,8 +348,8 @@ end $$;
 
 
 -- available -> running, attempt + 1, claim token ----------------------------------------------------------------------
--- A lane is (queue, priority) with a range of places. The first row returned is the look itself: its transaction id, the
--- oldest one still open, and the last place drawn, from which the claimer derives its low-water mark, and the seconds to
+-- A lane is (queue, priority) with a range of places. The first row returned is the look itself: its transaction id, its
+-- snapshot, and the last place drawn, from which the claimer derives its low-water mark, and the seconds to
 -- the next due job. The snapshot's xmax would not do: transactions that are still open may have higher ids. To be called
 -- in a transaction of its own. Claims commit asynchronously: losing one re-runs the job, and the random token fences the lost claim off.
 
@@ -357,7 +357,7 @@ create function pgqueue.claim_jobs(
     p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[],
     p_limit integer, p_excluded text[], p_due_window double precision
 ) returns table (
-    look_xid bigint, snapshot_xmin bigint, last_seq bigint, due_in double precision,
+    look_xid bigint, snapshot text, last_seq bigint, due_in double precision,
     id uuid, seq bigint, task text, queue text, priority smallint, attempt integer, lost smallint,
     args json, kwargs json, headers json, options json, run_at timestamptz, expires_at timestamptz, expired boolean,
     root_id uuid, parent_id uuid, careful boolean
@@ -395,7 +395,7 @@ begin
         end if;
     end if;
 
-    return query select pg_current_xact_id()::text::bigint, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, v_last,
+    return query select pg_current_xact_id()::text::bigint, pg_current_snapshot()::text, v_last,
                         extract(epoch from v_due - clock_timestamp())::double precision,
                         null::uuid, null::bigint, null::text, null::text, null::smallint, null::integer, null::smallint,
                         null::json, null::json, null::json, null::json, null::timestamptz, null::timestamptz,
@@ -419,7 +419,7 @@ begin
             order by a.seq limit p_limit for update skip locked
         ) c
         limit p_limit))
-    returning null::bigint, null::bigint, null::bigint, null::double precision,
+    returning null::bigint, null::text, null::bigint, null::double precision,
               j.id, j.seq, j.task, j.queue, j.priority, j.attempt, j.lost,
               case when j.inputs is null then j.args else pgqueue.step_args(j.id, j.inputs, j.args) end,
               case when j.inputs is distinct from 'names' then j.kwargs else pgqueue.step_kwargs(j.id, j.kwargs) end,

@@ -4,9 +4,12 @@ A claim must not walk over the dead index entries of what was claimed before it 
 yet must find a job whose place was drawn early and committed late, or whose row somebody had locked in passing.
 
 Each look reports the last place drawn and, drawn after it, its own transaction id: whoever had drawn a place by then
-has a lower id. Once the oldest open transaction of a later look has passed that id, all of them have ended, and nothing
-can appear up to that place any more. What is there already is asked for: the mark moves up to the first job that is
-still available, at most to that place. It depends on nothing that claims took, skipped, left out or cut off.
+has a lower id. Once a later look finds no transaction open that has, nothing can appear up to that place any more. What
+is there already is asked for: the mark moves up to the first job that is still available, at most to that place. It
+depends on nothing that claims took, skipped, left out or cut off.
+
+A transaction that stays open for long would hold the mark back. It is noted as a straggler instead, with the place up
+to which it had drawn none: the mark goes on without it, and goes back to that place when it has ended.
 """
 
 import time
@@ -25,7 +28,9 @@ END = 2**63 - 1
 LAG = 2_000
 # A mark is asked to move when it might move this far.
 STRIDE = 1_000
-# Share of time spent on looks from the mark, while a long transaction holds it far behind.
+# A transaction that has held the mark back for so long is a straggler.
+STRAGGLER_SECONDS = 0.25
+# Share of time spent on looks from a mark that is far behind.
 LOOK_BEHIND_DUTY = 0.05
 FULL_LOOK_SECONDS = 60.0
 FULL_LOOK_DUTY = 0.01
@@ -56,11 +61,13 @@ class Lanes:
     def forget(self) -> None:
         """Start again from the beginning: after a reconnect, nothing that was seen is certain."""
         lanes = [(queue, priority) for queue in self._queues for priority in range(10)]
-        self._mark = dict.fromkeys(lanes, 0)  # nothing can appear at or below it
+        self._mark = dict.fromkeys(lanes, 0)  # nothing can appear at or below it, but what stragglers left
         self._head = dict.fromkeys(lanes, 0)  # the furthest place claimed or looked past
         self._asked = dict.fromkeys(lanes, 0)  # how far the mark might have moved when it was last asked to
-        self._horizons: deque[tuple[int, int]] = deque()  # (transaction id, place): see safe
-        self._safe = 0  # whoever drew a place up to here has ended
+        self._horizons: deque[tuple[int, int, float]] = deque()  # (transaction id, place, when): see safe
+        self._safe = 0  # whoever drew a place up to here has ended, or is a straggler
+        self._stragglers: dict[int, int] = {}  # transaction id: up to here it had drawn no place
+        self._left_from: int | None = None  # above it, stragglers that ended meanwhile may have left jobs
         self._last = 0
         self._excluded: frozenset[str] = frozenset()
         self._full_look_at = self._mark_look_at = self._clock()
@@ -78,6 +85,10 @@ class Lanes:
         if not self._excluded <= left_out:
             self._mark_look_at = now  # jobs that were left out lie behind
         self._excluded = left_out
+        if self._left_from is not None and now >= self._mark_look_at:
+            self._mark = {lane: min(mark, self._left_from) for lane, mark in self._mark.items()}
+            self._asked = dict.fromkeys(self._asked, 0)
+            self._left_from = None
         kind: Kind = "head"
         if now >= self._full_look_at:
             kind = "full"
@@ -140,11 +151,20 @@ class Lanes:
         return any(self._head[lane] - mark > 2 * LAG for lane, mark in self._mark.items())
 
     def _learn_horizon(self, look: LookRow) -> None:
-        horizons = self._horizons
-        while horizons and horizons[0][0] <= look.snapshot_xmin:
+        horizons, stragglers, now = self._horizons, self._stragglers, self._clock()
+        open_ones, oldest = look.open_transactions()
+        for xid in stragglers.keys() - open_ones:
+            place = stragglers.pop(xid)
+            self._left_from = place if self._left_from is None else min(place, self._left_from)
+        if horizons and now - horizons[0][2] > STRAGGLER_SECONDS and self._far():
+            for xid in open_ones:
+                if xid < horizons[0][0]:
+                    stragglers.setdefault(xid, self._safe)
+        oldest = min((xid for xid in open_ones if xid not in stragglers), default=oldest)
+        while horizons and horizons[0][0] <= oldest:
             self._safe = horizons.popleft()[1]
         if look.last_seq > (horizons[-1][1] if horizons else self._safe):
-            horizons.append((look.look_xid, look.last_seq))
+            horizons.append((look.look_xid, look.last_seq, now))
 
     def _learn_places(self, kind: Kind, last_seq: int, jobs: Iterable[ClaimedJob], exhausted: bool) -> int:
         claimed = 0
@@ -175,4 +195,5 @@ class Lanes:
         if not far or seconds / size < self._usual:
             self._usual += 0.1 * (min(seconds / size, 4 * self._usual) - self._usual)
         if far:
-            self._mark_look_at = now + max(0.0, seconds - self._usual * size) / LOOK_BEHIND_DUTY
+            excess = max(0.0, seconds - self._usual * size)
+            self._mark_look_at = max(self._mark_look_at, now + excess / LOOK_BEHIND_DUTY)

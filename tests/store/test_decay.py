@@ -92,22 +92,19 @@ def test_a_held_snapshot_does_not_make_claims_dearer(store: Store, claimer: Clai
     assert rows_read(store) - before <= 10
 
 
-def test_a_long_writer_makes_looks_start_a_little_behind_the_head(store: Store, claimer: Claimer) -> None:
+def test_a_long_writer_does_not_make_claims_dearer(store: Store, claimer: Claimer) -> None:
     writer = store.session()
     writer.conn.execute("begin")
     late = writer.enqueue()
     costs = drain(claimer)
     heads = [cost for cost, kind in zip(costs, claimer.kinds, strict=True) if kind == "head"]
-    assert len(heads) > JOBS // BATCH // 2
     assert max(heads) <= LAG + 2 * BATCH, costs
+    # Once it is known as a straggler, the mark goes on without it.
+    assert max(costs[-30:]) <= LAG + STRIDE + 2 * BATCH, costs
     writer.conn.execute("commit")
-    # What it had drawn long ago is found from the mark, which then moves on.
-    for _ in range(10_000):
-        if claimer.look():
-            break
+    # What it had drawn long ago is found from where it was left behind, by the second look after its end.
+    assert [claimer.look(), claimer.look()] == [0, 1]
     assert store.states([late]) == ["succeeded"]
-    for _ in range(3):
-        claimer.look()
     before = entries_read(store)
     claimer.look()
     assert entries_read(store) - before <= LAG + STRIDE + BATCH
@@ -127,7 +124,7 @@ def test_without_lanes_the_same_claims_would_decay(store: Store, claimer: Claime
     assert entries_read(store) - before > 15 * BATCH
 
 
-def test_the_mark_never_passes_a_place_that_is_still_uncommitted(store: Store, claimer: Claimer) -> None:
+def test_no_mark_passes_a_place_that_is_still_uncommitted(store: Store, claimer: Claimer) -> None:
     """Writers whose transactions overlap, commit late and in any order, and roll back."""
     open_writers: list[tuple[Store, str]] = []
     lates: list[str] = []
@@ -141,8 +138,13 @@ def test_the_mark_never_passes_a_place_that_is_still_uncommitted(store: Store, c
             lates.append(open_writers[-1][1])
         store.enqueue_many(BATCH)
         claimer.look(BATCH + 10)
-        pending = [int(w.value("select seq from pgqueue.live_jobs where id = %s", [job])) for w, job in open_writers]
-        assert claimer.lanes._mark["default", 0] < min(pending)
+        lanes = claimer.lanes
+        for writer, job in open_writers:
+            place, xid = writer.rows(
+                "select seq, pg_current_xact_id()::text::bigint from pgqueue.live_jobs where id = %s", [job]
+            )[0]
+            # A straggler has a mark of its own, to which all go back at its end.
+            assert lanes._stragglers.get(xid, lanes._mark["default", 0]) < place
     for writer, _ in open_writers:
         writer.conn.execute("commit")
     for _ in range(10_000):
