@@ -191,7 +191,8 @@ class Lanes:
         size = claimed + LOOK_IN_JOBS
         if kind == "full":
             self._full_look_at = now + max(FULL_LOOK_SECONDS, seconds / FULL_LOOK_DUTY)
-        far = kind != "head" and self._far()
+            return
+        far = kind == "mark" and self._far()
         if not far or seconds / size < self._usual:
             self._usual += 0.1 * (min(seconds / size, 4 * self._usual) - self._usual)
         if far:

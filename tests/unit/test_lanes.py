@@ -342,6 +342,19 @@ def test_how_often_ended_stragglers_are_followed_depends_on_what_it_costs() -> N
     assert after_of(table)[0] <= table.last_seq - 8 * LAG
 
 
+def test_a_full_look_that_took_long_does_not_make_others_wait_for_what_a_straggler_left() -> None:
+    table = Table()
+    drained(table)
+    straggler = table.begin()
+    table.draw(straggler, "a", 0, "t")
+    drained(table, 4 * LAG)
+    table.clock.now += FULL_LOOK_SECONDS
+    assert after_of(table)[1] == "full"
+    table.look(10, frozenset(), 5.0)
+    table.end(straggler)
+    assert [len(table.look(10, frozenset(), 0.001)) for _ in range(2)] == [0, 1]
+
+
 def test_a_late_commit_far_below_the_head_is_found_by_the_next_look_from_the_mark() -> None:
     table = Table()
     drained(table)
