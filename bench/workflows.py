@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import psycopg
+
 from bench.floor import Bare, overlapped
 from bench.report import Figure, at_least, at_most, at_most_times
 from bench.run import Run
@@ -78,12 +80,12 @@ def crowds(run: Run) -> Iterator[Figure]:
     rates: dict[str, list[float]] = {"plain 4": [], "members": [], "plain": [], "many": []}
     with run.workers(*[("default", "-P", "loop")] * 4):
         server.preload(1_000, "bench.coroutine", "default").release_and_wait()
-        for _ in range(3):
+        for _ in range(ROUNDS):
             server.clear()
             rates["plain 4"].append(server.preload(count, "bench.coroutine", "default").release_and_wait())
             rates["members"].append(_held_back(run, lambda: _send_chord(count), count + 1))
     with run.worker("default", "-P", "loop"):
-        for _ in range(3):
+        for _ in range(ROUNDS):
             server.clear()
             rates["plain"].append(server.preload(11_000, "bench.coroutine", "default").release_and_wait())
             rates["many"].append(_held_back(run, _send_many, 11_000))
@@ -94,26 +96,24 @@ def crowds(run: Run) -> Iterator[Figure]:
     server.clear()
 
 
-def _send_chord(count: int) -> None:
-    chord((coroutine.s(number) for number in range(count)), length.s())()
+def _send_chord(count: int) -> str:
+    return str(chord((coroutine.s(number) for number in range(count)), length.s())().id)
 
 
-def _send_many() -> None:
+def _send_many() -> str:
     for _ in range(1_000):
-        chord((coroutine.s(number) for number in range(10)), length.s())()
+        last = chord((coroutine.s(number) for number in range(10)), length.s())()
+    return str(last.id)
 
 
-def _held_back(run: Run, send: Callable[[], None], jobs: int) -> float:
+def _held_back(run: Run, send: Callable[[], str], jobs: int) -> float:
     """Enqueue in one transaction, so that the work begins at once; jobs a second from first claim to last finish."""
     server = run.server
     server.clear()
-    with open_bare(server.dsn) as connection, connection.transaction(), app.using(connection):
-        send()
-    deadline = time.monotonic() + 60
-    while server.one("select exists (select from pgqueue.live_jobs)"):
-        if time.monotonic() > deadline:
-            raise TimeoutError("jobs are left after a minute")
-        time.sleep(0.02)
+    with psycopg.connect(server.dsn) as connection:
+        with app.using(connection):
+            last_id = send()
+        server.commit_and_wait(connection, last_id, "default")
     seconds, finished = server.one(
         "select array[extract(epoch from max(finished_at) - min(started_at)), count(*)]::float8[]"
         " from pgqueue.finished_jobs where state = 'succeeded'"
