@@ -17,7 +17,7 @@ from pgqueue.app import PgQueue
 from pgqueue.errors import SoftTimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.application import load_application
-from pgqueue.worker.executor import Executor, JobToRun
+from pgqueue.worker.executor import Executor, JobToRun, as_job
 from pgqueue.worker.runners import LoopRunner, ThreadRunner, microseconds_since
 from pgqueue.worker.wire import Channel, RunBoard
 
@@ -116,7 +116,7 @@ class _ProcessRunner:
             return
         for message in messages:
             if message[0] == "jobs":
-                self._queue.extend(map(JobToRun._make, message[1]))
+                self._queue.extend(map(as_job, message[1]))
             elif message[0] == "stop":
                 self._stopping = True
 
@@ -190,7 +190,7 @@ def _run_threads(
     while messages is not None:
         for message in messages:
             if message[0] == "jobs":
-                runner.accept([JobToRun._make(fields) for fields in message[1]])
+                runner.accept(list(map(as_job, message[1])))
             elif message[0] == "recall":
                 runner.give_back()
             elif message[0] == "cancel":
@@ -221,7 +221,7 @@ async def _run_loop(
             return
         for message in received:
             if message[0] == "jobs":
-                runner.accept([JobToRun._make(fields) for fields in message[1]])
+                runner.accept(list(map(as_job, message[1])))
             elif message[0] == "recall":
                 runner.give_back()
             elif message[0] == "cancel":

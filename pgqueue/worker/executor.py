@@ -13,10 +13,12 @@ An outcome is a plain tuple, so that it crosses a pipe unchanged: (number, kind,
 """
 
 import asyncio
+import functools
 import json
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
@@ -43,14 +45,14 @@ from pgqueue.worker.logs import about, end_prints
 from pgqueue.worker.orm import SessionLost
 from pgqueue.worker.transaction import PartitionMissing, Transactions, is_conflict
 
-__all__ = ["Executor", "JobToRun", "Outcome"]
+__all__ = ["Executor", "JobToRun", "Outcome", "as_job"]
 
 Outcome = tuple[Any, ...]
 logger = logging.getLogger("pgqueue.task")
 
 
 class JobToRun(NamedTuple):
-    """What a runner needs of a claimed job; `number` is the worker's own, unique among all it ever sends."""
+    """What a runner needs of a claimed job, as Held.to_run() gives it; `number` is the worker's own, unique."""
 
     number: int
     token: int
@@ -68,6 +70,10 @@ class JobToRun(NamedTuple):
     expires_at: str | None
     root_id: str | None
     parent_id: str | None
+
+
+# As JobToRun._make(), but without a call of Python code for each.
+as_job: Callable[[tuple[Any, ...]], JobToRun] = functools.partial(tuple.__new__, JobToRun)
 
 
 class Executor:

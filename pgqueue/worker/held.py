@@ -1,7 +1,8 @@
 """A claimed job in this worker's hands."""
 
+from typing import Any
+
 from pgqueue.job import ClaimedJob
-from pgqueue.worker.executor import JobToRun
 
 __all__ = ["Held"]
 
@@ -33,7 +34,7 @@ class Held:
         """What a finish must match: the job's id and the claim's token."""
         return self.job.id, self.token
 
-    def to_run(self) -> JobToRun:
-        """Return what a runner needs of it."""
+    def to_run(self) -> tuple[Any, ...]:
+        """Return what a runner needs of it: the fields of a JobToRun, ready to travel."""
         job = self.job
-        return JobToRun._make((self.number, self.token, job[0], *job[2:13], job[14], job[15]))
+        return (self.number, self.token, job[0], *job[2:13], job[14], job[15])

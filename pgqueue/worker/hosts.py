@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pgqueue.worker.executor import Executor, JobToRun
+from pgqueue.worker.executor import Executor, as_job
 from pgqueue.worker.runners import LoopRunner, Report, Runner, ThreadRunner
 from pgqueue.worker.wire import Channel, RunBoard
 
@@ -25,7 +25,7 @@ class Host(Protocol):
     board: RunBoard
     ready: bool
 
-    def send(self, jobs: list[JobToRun]) -> None:
+    def send(self, jobs: list[tuple[Any, ...]]) -> None:
         """Hand jobs over; they start in this order."""
 
     def recall(self) -> None:
@@ -76,9 +76,9 @@ class ChildHost:
         """Process id of the child."""
         return self.process.pid
 
-    def send(self, jobs: list[JobToRun]) -> None:
+    def send(self, jobs: list[tuple[Any, ...]]) -> None:
         """Hand jobs over; they start in this order."""
-        self.channel.send(("jobs", [tuple(job) for job in jobs]))
+        self.channel.send(("jobs", jobs))
         if self.channel.unsent:
             self._on_backlog()
 
@@ -178,9 +178,9 @@ class LocalHost:
             # In the loop's own context: jobs must not inherit that of whoever hands them over.
             self._loop.call_soon_threadsafe(function, *args, context=self._context)
 
-    def send(self, jobs: list[JobToRun]) -> None:
+    def send(self, jobs: list[tuple[Any, ...]]) -> None:
         """Hand jobs over; they start in this order."""
-        self._call(self._runner.accept, jobs)
+        self._call(self._runner.accept, list(map(as_job, jobs)))
 
     def recall(self) -> None:
         """Ask for the jobs that have not started."""

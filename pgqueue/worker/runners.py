@@ -125,6 +125,7 @@ class ThreadRunner:
     def _next(self, slot: int) -> JobToRun | None:
         with self._ready:
             while not self._queue:
+                self._board.clear(slot)
                 if self._stopping:
                     return None
                 self._idle += 1
@@ -143,7 +144,6 @@ class ThreadRunner:
             # In a context of its own: what it sets is not the next job's.
             call = functools.partial(contextvars.copy_context().run, executor.run, job)
             outcome = interrupts.run(job.number, limit, call, functools.partial(executor.refused, job))
-            self._board.clear(slot)
             self._done(outcome, started)
         executor.end_thread()
 
@@ -271,8 +271,6 @@ class LoopRunner:
         if not self._flush_planned:
             self._flush_planned = True
             self._loop.call_soon(self._flush)
-        if self._queue:
-            self._start()
 
     async def _run_limited(self, job: JobToRun, soft: float | None, hard: float | None) -> Outcome:
         """Run with limits: the soft one raises inside the coroutine, the hard one cancels it and ends the job."""
@@ -312,11 +310,14 @@ class LoopRunner:
         return outcome
 
     def _flush(self) -> None:
+        """Report what ended since the last time, and start as many others."""
         self._flush_planned = False
         if self._outbox:
             message = ("done", self._micros, self._outbox)
             self._outbox, self._micros = [], []
             self._report(message)
+        if self._queue:
+            self._start()
 
 
 class _Interruptible:
