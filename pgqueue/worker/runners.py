@@ -7,7 +7,6 @@ A runner accepts jobs, runs them in the order in which they came, and reports me
 
 import asyncio
 import contextvars
-import functools
 import threading
 import time
 from collections import deque
@@ -69,7 +68,8 @@ class ThreadRunner:
         self._board = board
         self._report = report
         self._queue: deque[JobToRun] = deque()
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
         self._idle = 0
         self._stopping = False
         self._outbox: list[Outcome] = []
@@ -123,7 +123,7 @@ class ThreadRunner:
         self._interrupts.join(max(0.0, until - time.monotonic()))
 
     def _next(self, slot: int) -> JobToRun | None:
-        with self._ready:
+        with self._lock:  # not the condition, which enters it in Python code
             while not self._queue:
                 self._board.clear(slot)
                 if self._stopping:
@@ -138,12 +138,19 @@ class ThreadRunner:
     def _work(self, slot: int) -> None:
         executor, interrupts = self._executor, self._interrupts
         progress_sink.set(lambda job_id, token, progress: self.send(("progress", job_id, token, progress)))
-        while (job := self._next(slot)) is not None:
-            started = time.monotonic()
-            limit = executor.soft_limit(job)
+        job: JobToRun
+
+        def call() -> Outcome:
             # In a context of its own: what it sets is not the next job's.
-            call = functools.partial(contextvars.copy_context().run, executor.run, job)
-            outcome = interrupts.run(job.number, limit, call, functools.partial(executor.refused, job))
+            return contextvars.copy_context().run(executor.run, job)
+
+        def interrupted(error: Exception) -> Outcome:
+            return executor.refused(job, error)
+
+        while (taken := self._next(slot)) is not None:
+            job = taken
+            started = time.monotonic()
+            outcome = interrupts.run(job.number, executor.soft_limit(job), call, interrupted)
             self._done(outcome, started)
         executor.end_thread()
 

@@ -113,49 +113,52 @@ class RunBoard:
         descriptor: of another process's board; -1: memory of this process alone; None: a new one, to be shared.
     """
 
-    _STARTED = struct.Struct("q")
-    _SLOT = struct.Struct("qd")
-
     def __init__(self, slots: int, descriptor: int | None = None) -> None:
         self.slots = slots
-        size = self._STARTED.size + slots * self._SLOT.size
+        size = 8 * (1 + 2 * slots)
         if descriptor is None:
             with tempfile.TemporaryFile() as file:
                 file.truncate(size)
                 descriptor = os.dup(file.fileno())
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, size)
+        # Word 0: the last one started; of each slot, the number and since when.
+        self._numbers = memoryview(self._map).cast("q")
+        self._times = memoryview(self._map).cast("d")
 
     @property
     def started(self) -> int:
         """Number of the last job started."""
-        number: int = self._STARTED.unpack_from(self._map, 0)[0]
-        return number
+        return self._numbers[0]
 
     def start(self, slot: int, number: int, now: float) -> None:
         """Show that a job starts in a slot."""
-        self._STARTED.pack_into(self._map, 0, number)
-        self._SLOT.pack_into(self._map, 8 + slot * 16, number, now)
+        self._numbers[0] = number
+        self._times[2 * slot + 2] = now
+        self._numbers[2 * slot + 1] = number
 
     def start_slot(self, slot: int, number: int, now: float) -> None:
         """Show that a job that was noted as started runs in a slot."""
-        self._SLOT.pack_into(self._map, 8 + slot * 16, number, now)
+        self._times[2 * slot + 2] = now
+        self._numbers[2 * slot + 1] = number
 
     def note_started(self, number: int) -> None:
         """Show that a job started, without a slot of its own."""
-        self._STARTED.pack_into(self._map, 0, number)
+        self._numbers[0] = number
 
     def clear(self, slot: int) -> None:
         """Show that a slot is idle."""
-        self._SLOT.pack_into(self._map, 8 + slot * 16, 0, 0.0)
+        self._numbers[2 * slot + 1] = 0
 
     def running(self) -> list[tuple[int, float]]:
         """Return (number, since) of the busy slots."""
-        pairs = (self._SLOT.unpack_from(self._map, 8 + i * 16) for i in range(self.slots))
-        return [(number, since) for number, since in pairs if number]
+        words = range(1, 2 * self.slots, 2)
+        return [(number, self._times[word + 1]) for word in words if (number := self._numbers[word])]
 
     def close(self) -> None:
         """Release the memory."""
+        self._numbers.release()
+        self._times.release()
         self._map.close()
         if self.descriptor >= 0:
             os.close(self.descriptor)
