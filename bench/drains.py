@@ -33,7 +33,7 @@ def drain(run: Run) -> Iterator[Figure]:
         for name, task in tasks.items():
             server.preload(2_000, task, name).release_and_wait()  # children start, plans are made
         for turn in range(RUNS):
-            rates["serial"].append(floor.drain(server, floor.one_after_the_other, count // 2, batch, "bench.coroutine"))
+            rates["serial"].append(floor.drain(server, floor.one_after_the_other, count // 4, batch, "bench.coroutine"))
             rates["floor"].append(floor.drain(server, floor.overlapped, count, batch, "bench.coroutine"))
             for name, task in tasks.items():
                 server.clear()
@@ -59,6 +59,6 @@ def drain(run: Run) -> Iterator[Figure]:
 
 def _best_batch(run: Run) -> int:
     """Return the batch size at which the floor is fastest."""
-    rates = {batch: floor.drain(run.server, floor.overlapped, 20_000, batch, "bench.coroutine") for batch in BATCHES}
+    rates = {batch: floor.drain(run.server, floor.overlapped, 10_000, batch, "bench.coroutine") for batch in BATCHES}
     run.say("floor by batch size, jobs/s: " + ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in rates.items()))
     return max(rates, key=rates.__getitem__)

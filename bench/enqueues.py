@@ -8,7 +8,7 @@ from psycopg_pool import ConnectionPool
 
 from bench.report import Figure, at_least
 from bench.run import Run
-from bench.server import bulk_parameters, open_bare
+from bench.server import bulk_parameters
 from bench.tasks import app, coroutine
 from pgqueue.job import NewJob, new_job_id
 
@@ -37,7 +37,7 @@ def single(run: Run) -> Iterator[Figure]:
                         statement, NewJob(new_job_id(), "bench.coroutine", "default", args="[1]")
                     ).fetchone()
 
-        count = 1_500
+        count = 1_000
         rates: dict[str, list[float]] = {"floor": [], "ours": [], "floor 32": [], "ours 32": []}
         server.clear()
         bare(200)
@@ -84,7 +84,7 @@ def bulk(run: Run) -> Iterator[Figure]:
     """enqueue_many of 100,000 beside COPY of rows prepared beforehand."""
     server, count = run.server, 100_000
     signatures = [coroutine.s(1) for _ in range(count)]
-    ours, floors, statement = [], [], []
+    ours, floors = [], []
     for _ in range(RUNS):
         server.clear()
         with server.connect() as connection:
@@ -104,13 +104,12 @@ def bulk(run: Run) -> Iterator[Figure]:
         started = time.perf_counter()
         app.enqueue_many(signatures)
         ours.append(count / (time.perf_counter() - started))
-        server.clear()
-        parameters = bulk_parameters([new_job_id() for _ in range(count)], "bench.coroutine", "default")
-        connection = open_bare(server.dsn)
+    server.clear()
+    parameters = bulk_parameters([new_job_id() for _ in range(count)], "bench.coroutine", "default")
+    with server.connect() as connection:
         started = time.perf_counter()
         connection.execute(server.queries["insert_jobs"], parameters)
-        statement.append(count / (time.perf_counter() - started))
-        connection.close()
+        statement = count / (time.perf_counter() - started)
     server.clear()
     yield at_least(
         "enqueue_many of 100,000",
@@ -118,5 +117,5 @@ def bulk(run: Run) -> Iterator[Figure]:
         ours,
         floors,
         0.4,
-        f"its statement alone: {sorted(statement)[1]:,.0f}/s; signatures were made beforehand",
+        f"its statement alone: {statement:,.0f}/s; signatures were made beforehand",
     )

@@ -24,7 +24,7 @@ def held(run: Run) -> Iterator[Figure]:
     """Bursts on one worker: alone, while a snapshot is held, while a writer's transaction stays open."""
     server = run.server
     server.clear()
-    size = 100_000 if run.long else 25_000
+    size = 100_000 if run.long else 20_000
     with run.worker("held", "-P", "loop"):
 
         def burst() -> float:
