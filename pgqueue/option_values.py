@@ -1,17 +1,17 @@
 """Values of options: each function takes what a user wrote and gives the value to keep, or raises ValueError."""
 
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from pgqueue.retry import MAX_DELAY_SECONDS
-from pgqueue.validation import QUEUE_NAME
-from pgqueue.validation import pool as validated_pool
 
 __all__ = [
     "MAX_RETRIES",
+    "QUEUE_NAME",
     "as_pool",
     "backoff",
     "exceptions",
@@ -19,6 +19,7 @@ __all__ = [
     "flag",
     "instant",
     "limit",
+    "pool",
     "priority_number",
     "queue_name",
     "retry_count",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 MAX_RETRIES = 1000
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 def seconds(value: Any, low: float = 0.0) -> float:
@@ -118,11 +120,21 @@ def task_name(value: Any) -> str:
     return str(value)
 
 
+def pool(value: Any) -> str:
+    known = {"prefork": "processes", "processes": "processes", "threads": "threads", "solo": "solo"}
+    known |= {"loop": "loop", "asyncio": "loop"}
+    if value in ("gevent", "eventlet", "custom"):
+        raise ValueError(f"there is no pool {value!r}: use threads, or write the tasks as coroutines (async def)")
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"expected 'processes' (prefork), 'threads', 'loop' or 'solo', got {short(value)}")
+    return known[value]
+
+
 def as_pool(value: Any) -> str | None:
     """The worker's name of a pool; ValueError when there is none of this name."""
     if value is None or value == "loop":
         return value  # type: ignore[no-any-return] # just compared
-    found = validated_pool(value)
+    found = pool(value)
     return "loop" if found == "eventloop" else found
 
 

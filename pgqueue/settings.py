@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pgqueue import validation as v
+from pgqueue.option_values import pool
 from pgqueue.validation import Check, flag, only, optional, queue, queues, seconds, text, whole
 from pgqueue.validation import parse_flag as from_flag
 from pgqueue.validation import parse_names as from_names
@@ -158,7 +159,7 @@ SETTINGS: dict[str, Setting] = {
             False,
             from_number,
         ),
-        _S("task_default_pool", optional(v.pool), None, "pool of tasks that name none", False, from_text),
+        _S("task_default_pool", optional(pool), None, "pool of tasks that name none", False, from_text),
         _S(
             "task_acks_late",
             flag,
@@ -232,7 +233,7 @@ SETTINGS: dict[str, Setting] = {
         _S("worker_concurrency", optional(whole(1, 10_000)), None, "tasks at once; default: cores", True, from_number),
         _S(
             "worker_pool",
-            v.pool,
+            pool,
             "processes",
             "processes (prefork), threads, loop (coroutines always run on it) or solo",
             True,

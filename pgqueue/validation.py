@@ -12,10 +12,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pgqueue.dsn import refuse_other_databases
+from pgqueue.option_values import QUEUE_NAME
 
 Check = Callable[[Any], Any]
 
-QUEUE_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 # schemas that others own, and words that would need quotes in every query a user types
 _RESERVED = frozenset(
@@ -194,16 +194,6 @@ def credentials(value: Any) -> Any:
     if not callable(value):
         raise ValueError("expected a callable that returns the password, or a dict of connection parameters")
     return value
-
-
-def pool(value: Any) -> str:
-    known = {"prefork": "processes", "processes": "processes", "threads": "threads", "solo": "solo"}
-    known |= {"loop": "loop", "asyncio": "loop"}
-    if value in ("gevent", "eventlet", "custom"):
-        raise ValueError(f"there is no pool {value!r}: use threads, or write the tasks as coroutines (async def)")
-    if not isinstance(value, str) or value not in known:
-        raise _expected("'processes' (prefork), 'threads', 'loop' or 'solo'", value)
-    return known[value]
 
 
 def json_only(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pgqueue import validation
+from pgqueue.option_values import QUEUE_NAME
 
 __all__ = [
     "DURATION",
@@ -43,7 +43,7 @@ def _queues(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     found: list[str] = []
     for name in names:
-        if not validation.QUEUE_NAME.fullmatch(name):
+        if not QUEUE_NAME.fullmatch(name):
             raise ValueError(f"{name[:60]!r} is no queue: 1 to 128 characters out of A-Z a-z 0-9 _ . : -")
         if name in found:
             raise ValueError(f"queue {name!r} is named twice")
