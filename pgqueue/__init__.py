@@ -13,7 +13,7 @@ else:
 
     def __getattr__(name: str) -> object:
         api = import_module("pgqueue.api")
-        declined = import_module("pgqueue.declined_attributes").PACKAGE
+        declined = import_module("pgqueue.declined.attributes").PACKAGE
         if name in declined:
             # Not an AttributeError: `from pgqueue import …` would say less.
             raise ImportError(f"pgqueue.{name} is not supported: {declined[name]}")

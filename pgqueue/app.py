@@ -15,17 +15,17 @@ from pgqueue.app_workflows import AppWorkflows
 from pgqueue.bulk import aenqueue_many, enqueue_many
 from pgqueue.client import Client
 from pgqueue.codec import loaded_exception
-from pgqueue.config import Conf
+from pgqueue.config.conf import Conf
 from pgqueue.connecting import Connector
 from pgqueue.control import Control
-from pgqueue.declined_attributes import APP, Declining
-from pgqueue.declined_options import DECLINED_APP_OPTIONS
+from pgqueue.declined.attributes import APP, Declining
+from pgqueue.declined.options import DECLINED_APP_OPTIONS
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask, UnsupportedOption
 from pgqueue.group_results import GroupResults
-from pgqueue.option_values import task_name
-from pgqueue.options import CallOptions, TaskOptions, check_task_options
+from pgqueue.options.options import CallOptions, TaskOptions, check_task_options
+from pgqueue.options.values import task_name
 from pgqueue.result_sets import ResultSet
 from pgqueue.results import AsyncResult, Results
 from pgqueue.signatures import Signature

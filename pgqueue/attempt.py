@@ -9,10 +9,10 @@ from zoneinfo import ZoneInfo
 
 from pgqueue import errors
 from pgqueue.codec import encode_call, encode_result
-from pgqueue.declined_attributes import TASK, Declining
+from pgqueue.declined.attributes import TASK, Declining
 from pgqueue.errors import ValidationError
-from pgqueue.option_values import instant, seconds
-from pgqueue.options import RetryOptions, check_retry_options, read_call
+from pgqueue.options.options import RetryOptions, check_retry_options, read_call
+from pgqueue.options.values import instant, seconds
 from pgqueue.replacement import stand_in
 from pgqueue.request import Request, current_request
 from pgqueue.sender import Sender

@@ -10,7 +10,7 @@ from pgqueue.eager_steps import EagerSteps
 from pgqueue.errors import GraphError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.links import callbacks
-from pgqueue.options import CallOptions, check_call_options
+from pgqueue.options.options import CallOptions, check_call_options
 from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.stamping import StampingVisitor, merged_stamps

@@ -11,7 +11,7 @@ from pgqueue.codec import decode_args, encode_call
 from pgqueue.eager_steps import EagerSteps
 from pgqueue.errors import ValidationError
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
-from pgqueue.options import CallOptions, check_call_options
+from pgqueue.options.options import CallOptions, check_call_options
 from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature
 

@@ -14,7 +14,7 @@ from pgqueue.errors import DuplicateJob
 from pgqueue.graph import NewWorkflow
 from pgqueue.inline_calls import InlineCalls
 from pgqueue.job import new_job_id
-from pgqueue.options import CallOptions
+from pgqueue.options.options import CallOptions
 from pgqueue.preparing import Args, Kwargs, Prepared, simple_job
 from pgqueue.request import progress_sink
 from pgqueue.results import AsyncResult, Results

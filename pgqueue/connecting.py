@@ -8,8 +8,8 @@ from typing import Any, TypeVar, overload
 import psycopg
 from psycopg import conninfo
 
-from pgqueue.config import Conf
-from pgqueue.dsn import normalise, with_credentials
+from pgqueue.config.conf import Conf
+from pgqueue.config.dsn import normalise, with_credentials
 from pgqueue.store.database import Database
 from pgqueue.store.statement import Queries
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pgqueue.codec import encode_result
-from pgqueue.declined_attributes import CONTROL, Declining
+from pgqueue.declined.attributes import CONTROL, Declining
 from pgqueue.errors import ValidationError
-from pgqueue.options import task_identity
+from pgqueue.options.options import task_identity
 from pgqueue.results import AsyncResult, Results, refuse_revoke
 from pgqueue.store.families import jobs_by_stamps
 from pgqueue.store.jobs import cancel_jobs

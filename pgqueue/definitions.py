@@ -8,16 +8,16 @@ from typing import Any, cast
 from uuid import UUID
 
 from pgqueue.client import Client
-from pgqueue.config import Conf
+from pgqueue.config.conf import Conf
+from pgqueue.config.validation import beat_schedule
 from pgqueue.errors import ConfigurationError, PgQueueError, ValidationError
 from pgqueue.graph import NewWorkflow
-from pgqueue.option_values import flag, instant, seconds, short
-from pgqueue.recurrence import Timing, crontab, schedule, timing_of
+from pgqueue.options.values import flag, instant, seconds, short
 from pgqueue.signatures import Signature
 from pgqueue.submission import build
 from pgqueue.task import Task
-from pgqueue.validation import beat_schedule
-from pgqueue.zones import zone_of
+from pgqueue.timing.recurrence import Timing, crontab, schedule, timing_of
+from pgqueue.timing.zones import zone_of
 
 __all__ = ["Definitions", "checked"]
 

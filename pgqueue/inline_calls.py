@@ -8,7 +8,7 @@ from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
 from pgqueue.errbacks import error_args
 from pgqueue.errors import UnknownTask
 from pgqueue.job import new_job_id
-from pgqueue.options import CallOptions, check_call_options, read_call
+from pgqueue.options.options import CallOptions, check_call_options, read_call
 from pgqueue.preparing import Args, Kwargs, Preparer
 from pgqueue.repeated import Repeated
 from pgqueue.request import Request

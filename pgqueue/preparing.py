@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 from pgqueue.codec import encode_call
 from pgqueue.errors import ConfigurationError, ValidationError
 from pgqueue.job import NewJob, new_job_id, new_job_ids
-from pgqueue.option_values import task_name
-from pgqueue.options import CallOptions, check_call_options, read_call
+from pgqueue.options.options import CallOptions, check_call_options, read_call
+from pgqueue.options.values import task_name
 from pgqueue.repeated import fit_each
 from pgqueue.request import current_request
 from pgqueue.routing import Router

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from pgqueue.codec import decode_kwargs
-from pgqueue.declined_attributes import REQUEST, Declining
+from pgqueue.declined.attributes import REQUEST, Declining
 from pgqueue.errors import PgQueueError
 
 __all__ = [

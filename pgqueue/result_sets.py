@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from pgqueue.declined_attributes import RESULT, Declining
+from pgqueue.declined.attributes import RESULT, Declining
 from pgqueue.errors import TimeoutError
 from pgqueue.results import AsyncResult, HasResults, Results
 from pgqueue.store.families import forget_jobs, get_outcomes

@@ -7,12 +7,12 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pgqueue import errors
 from pgqueue.codec import decode_error, decode_result
-from pgqueue.declined_attributes import RESULT, Declining
-from pgqueue.declined_options import DECLINED_GET_OPTIONS, DECLINED_RESULT_OPTIONS, DECLINED_REVOKE_OPTIONS
+from pgqueue.declined.attributes import RESULT, Declining
+from pgqueue.declined.options import DECLINED_GET_OPTIONS, DECLINED_RESULT_OPTIONS, DECLINED_REVOKE_OPTIONS
 from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
 from pgqueue.families import Family
 from pgqueue.job import JobState
-from pgqueue.options import task_identity
+from pgqueue.options.options import task_identity
 from pgqueue.request import current_request
 from pgqueue.result_details import Details
 from pgqueue.store.database import Database

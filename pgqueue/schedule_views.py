@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from pgqueue.codec import decode_args, decode_kwargs
 from pgqueue.errors import UnknownSchedule, UnknownTask, ValidationError
-from pgqueue.option_values import short
-from pgqueue.recurrence import Timing
+from pgqueue.options.values import short
 from pgqueue.store.schedules import ScheduleRow
+from pgqueue.timing.recurrence import Timing
 
 __all__ = ["BACKFILL_LIMIT", "Backfill", "Schedule", "all_shown", "known_text", "limit_of", "only", "refused", "shown"]
 

@@ -5,12 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pgqueue.client import Client
-from pgqueue.config import Conf
+from pgqueue.config.conf import Conf
 from pgqueue.definitions import Definitions, checked
 from pgqueue.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import UnknownSchedule, ValidationError
-from pgqueue.option_values import instant, short
-from pgqueue.recurrence import crontab, schedule, solar, timing_of
+from pgqueue.options.values import instant, short
 from pgqueue.results import AsyncResult
 from pgqueue.schedule_views import BACKFILL_LIMIT, Backfill, Schedule, all_shown, known_text, limit_of, only, refused
 from pgqueue.store.database import Database
@@ -29,7 +28,8 @@ from pgqueue.store.schedules import (
 )
 from pgqueue.store.statement import Queries, Statement
 from pgqueue.task import Task
-from pgqueue.zones import zone_of
+from pgqueue.timing.recurrence import crontab, schedule, solar, timing_of
+from pgqueue.timing.zones import zone_of
 
 __all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar", "timing_of"]
 

@@ -7,7 +7,7 @@ from pgqueue.eager import EagerResult
 from pgqueue.errors import ConfigurationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.job import NewJob
-from pgqueue.options import CallOptions
+from pgqueue.options.options import CallOptions
 from pgqueue.results import AsyncResult, Results
 
 __all__ = ["Application", "Sender", "sender_of"]

@@ -14,7 +14,7 @@ from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import new_job_id
 from pgqueue.keyed import Keyed
 from pgqueue.links import callbacks
-from pgqueue.options import CallOptions, check_call_options
+from pgqueue.options.options import CallOptions, check_call_options
 from pgqueue.results import AsyncResult
 from pgqueue.sender import Application, Sender, sender_of
 from pgqueue.stamping import Stampable, read_stamps

@@ -13,8 +13,8 @@ from pgqueue.codec import Coercion, coercer_for
 from pgqueue.eager import EagerResult
 from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable
 from pgqueue.job import new_job_id
-from pgqueue.option_values import as_pool
-from pgqueue.options import CallOptions, check_task_options, policy_of
+from pgqueue.options.options import CallOptions, check_task_options, policy_of
+from pgqueue.options.values import as_pool
 from pgqueue.parameters import positional_range
 from pgqueue.request import Request, current_request
 from pgqueue.results import AsyncResult

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from pgqueue.errors import ConfigurationError, GraphError, ValidationError
 from pgqueue.graph import EdgePolicy, NewWorkflow
 from pgqueue.job import new_job_id
-from pgqueue.option_values import instant, seconds, short
+from pgqueue.options.values import instant, seconds, short
 from pgqueue.signatures import Signature
 from pgqueue.task import Task
 from pgqueue.workflow_control import Workflows

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pgqueue.declined import DECLINED
-from pgqueue.settings import MAPPED, SETTINGS
+from pgqueue.config.settings import MAPPED, SETTINGS
+from pgqueue.declined.settings import DECLINED
 
 PAGE = Path(__file__).parent.parent / "docs" / "porting.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"

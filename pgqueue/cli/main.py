@@ -168,7 +168,7 @@ def _explain(error: BaseException) -> int | str | None:
     else:
         code, message = _of_ours(error)
     from pgqueue.cli.output import printable  # noqa: PLC0415 - not needed by --help
-    from pgqueue.dsn import redact  # noqa: PLC0415 - as above
+    from pgqueue.config.dsn import redact  # noqa: PLC0415 - as above
 
     line = " ".join(printable(redact(message), keep="\n").split())
     click.echo(f"{command}: {line}", err=True)

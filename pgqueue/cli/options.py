@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pgqueue.option_values import QUEUE_NAME
+from pgqueue.options.values import QUEUE_NAME
 
 __all__ = [
     "DURATION",

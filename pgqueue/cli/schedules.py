@@ -145,7 +145,7 @@ def _solar(text: str | None) -> Any:
     """What --solar means; None when it was not given."""
     if text is None:
         return None
-    from pgqueue.recurrence import solar  # noqa: PLC0415 - not needed by --help
+    from pgqueue.timing.recurrence import solar  # noqa: PLC0415 - not needed by --help
 
     try:
         event, latitude, longitude = text.split()
@@ -235,7 +235,7 @@ def _zone(found: "Schedule") -> str:
 
 
 def _local(found: "Schedule", instant: datetime) -> str:
-    from pgqueue.zones import zone_of  # noqa: PLC0415 - not needed by --help
+    from pgqueue.timing.zones import zone_of  # noqa: PLC0415 - not needed by --help
 
     try:
         zone: tzinfo = zone_of(found.timing.timezone)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from pgqueue.dsn import redact
+from pgqueue.config.dsn import redact
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable
 
 __all__ = ["ConnectionProblem", "connect_waiting", "connection_problem"]

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pgqueue.recurrence import Timing
 from pgqueue.store.statement import Queries, Statement
+from pgqueue.timing.recurrence import Timing
 
 __all__ = [
     "DueRow",

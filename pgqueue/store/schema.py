@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 from psycopg import errors
 
-from pgqueue import dsn as connection_string
-from pgqueue import validation
+from pgqueue.config import dsn as connection_string
+from pgqueue.config import validation
 from pgqueue.errors import ConfigurationError, SchemaError
 from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Queries, Rows, Statement, run, sql_folder

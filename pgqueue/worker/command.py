@@ -13,7 +13,7 @@ import click
 import psycopg
 
 from pgqueue.app import PgQueue
-from pgqueue.dsn import describe
+from pgqueue.config.dsn import describe
 from pgqueue.errors import ConfigurationError
 from pgqueue.store.schema import connect_waiting, found_version
 from pgqueue.worker.logs import set_up_logging

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
-from pgqueue.config import Conf
-from pgqueue.dsn import redact
+from pgqueue.config.conf import Conf
+from pgqueue.config.dsn import redact
 from pgqueue.request import current_request
 
 __all__ = ["about", "end_prints", "set_up_logging"]

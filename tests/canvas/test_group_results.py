@@ -20,7 +20,7 @@ from pgqueue import (
     group,
     result_from_tuple,
 )
-from pgqueue.declined_attributes import RESULT
+from pgqueue.declined.attributes import RESULT
 from pgqueue.submission import build
 from tests.canvas.conftest import Tasks
 

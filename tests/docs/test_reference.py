@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from pgqueue.cli.declined import WORKER
-from pgqueue.declined_options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
+from pgqueue.config.validation import _BEAT_KEYS
+from pgqueue.declined.options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
 from pgqueue.definitions import _DETAILS
-from pgqueue.options import CallOptions, TaskOptions
-from pgqueue.validation import _BEAT_KEYS
+from pgqueue.options.options import CallOptions, TaskOptions
 from scripts import cli_reference
 from tests.support.process import REPOSITORY
 

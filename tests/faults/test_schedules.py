@@ -190,7 +190,7 @@ def test_the_clocks_of_workers_do_not_matter(dsn: str, monkeypatch: pytest.Monke
         def now(cls, tz: Any = None) -> "Ahead":
             return super().now(tz) + timedelta(hours=1)
 
-    for module in ("pgqueue.worker.scheduler", "pgqueue.worker.moves", "pgqueue.recurrence"):
+    for module in ("pgqueue.worker.scheduler", "pgqueue.worker.moves", "pgqueue.timing.recurrence"):
         monkeypatch.setattr(f"{module}.datetime", Ahead, raising=False)
     with PgQueue("shop", dsn=dsn) as app, psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute("select extract(minute from now() at time zone 'utc')::int").fetchone()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgqueue.cron import Cron, check_expression
+from pgqueue.timing.cron import Cron, check_expression
 from tests.schedules.oracle import Year
 
 # All ticks of all expressions, and more zones.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgqueue.recurrence import Timing, crontab, schedule, solar, timing_of
+from pgqueue.timing.recurrence import Timing, crontab, schedule, solar, timing_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -13,8 +13,8 @@ from psycopg.types.json import Json, Jsonb
 
 from pgqueue import PgQueue, ValidationError
 from pgqueue.codec import MAX_DEPTH
-from pgqueue.cron import Cron, check_expression, fires
-from pgqueue.recurrence import crontab, solar
+from pgqueue.timing.cron import Cron, check_expression, fires
+from pgqueue.timing.recurrence import crontab, solar
 
 NEVER = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -206,7 +206,7 @@ def test_what_never_fires_is_found_without_a_search(conn: psycopg.Connection[Any
 
 COLD = r"""
 import time
-from pgqueue.recurrence import crontab, timing_of
+from pgqueue.timing.recurrence import crontab, timing_of
 for given in %r:
     began = time.process_time()
     try:

@@ -9,9 +9,9 @@ import pytest
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
-from pgqueue.cron import check_expression
 from pgqueue.store.schedules import Move, fire_schedules, fire_ticks, next_wake
 from pgqueue.store.statement import Queries, run
+from pgqueue.timing.cron import check_expression
 from pgqueue.worker.scheduler import fire_batch
 
 QUERIES = Queries("pgqueue")

@@ -9,8 +9,8 @@ import pytest
 from pgqueue import PgQueue, ValidationError
 from pgqueue.schedules import Backfill
 from pgqueue.store.statement import Queries
+from pgqueue.timing.zones import zone_of
 from pgqueue.worker.scheduler import fire_batch
-from pgqueue.zones import zone_of
 
 DAY = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pgqueue.config import Conf
-from pgqueue.declined import OLD_NAMES, decline
+from pgqueue.config.conf import Conf
+from pgqueue.config.settings import MAPPED, SETTINGS
+from pgqueue.declined.settings import OLD_NAMES, decline
 from pgqueue.errors import ConfigurationError, UnknownSetting, UnsupportedOption
-from pgqueue.settings import MAPPED, SETTINGS
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pgqueue import AsyncResult, PgQueue, PgQueueError, TimeoutError, UnsupportedOption
-from pgqueue.declined_attributes import APP, CONTROL, REQUEST, RESULT, TASK
+from pgqueue.declined.attributes import APP, CONTROL, REQUEST, RESULT, TASK
 from pgqueue.request import Request
 from pgqueue.results import Results
 

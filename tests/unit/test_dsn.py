@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
-from pgqueue.dsn import describe, normalise, redact, with_credentials
+from pgqueue.config.dsn import describe, normalise, redact, with_credentials
 from pgqueue.errors import ConfigurationError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pgqueue.declined import DECLINED
-from pgqueue.settings import MAPPED, SETTINGS
+from pgqueue.config.settings import MAPPED, SETTINGS
+from pgqueue.declined.settings import DECLINED
 from scripts.porting_table import END, PAGE, page
 
 # the names of Celery 5.6's settings; a family of settings of one backend ends in *

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pgqueue.config.validation import annotations, routes
 from pgqueue.errors import ConfigurationError
 from pgqueue.routing import Annotations, Router
-from pgqueue.validation import annotations, routes
 
 
 class Objects:

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pgqueue.dsn import refuse_other_databases
-from pgqueue.option_values import QUEUE_NAME
+from pgqueue.config.dsn import refuse_other_databases
+from pgqueue.options.values import QUEUE_NAME
 
 Check = Callable[[Any], Any]
 
@@ -276,7 +276,7 @@ def beat_schedule(value: Any) -> dict[str, dict[str, Any]]:
         return {}
     if not isinstance(value, Mapping):
         raise _expected("a dict of name to entry", value)
-    from pgqueue.recurrence import timing_of  # noqa: PLC0415 - most programs have no schedules
+    from pgqueue.timing.recurrence import timing_of  # noqa: PLC0415 - most programs have no schedules
 
     found = {}
     for name, entry in value.items():

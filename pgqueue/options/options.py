@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from zoneinfo import ZoneInfo
 
 from pgqueue.codec import encode_headers
-from pgqueue.declined_options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
+from pgqueue.declined.options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
 from pgqueue.errors import ConfigurationError, LimitExceeded, UnsupportedOption, ValidationError
 from pgqueue.job import as_job_id
-from pgqueue.option_values import (
+from pgqueue.options.values import (
     as_pool,
     backoff,
     exceptions,

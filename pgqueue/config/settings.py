@@ -1,6 +1,6 @@
-"""Every setting: honoured (SETTINGS), another's spelling (MAPPED), or declined with its way out (declined.py).
+"""Every setting: honoured (SETTINGS), another's spelling (MAPPED), or declined with its way out (declined/settings.py).
 
-config.py applies this table; scripts/porting_table.py writes it into docs/porting.md.
+conf.py applies this table; scripts/porting_table.py writes it into docs/porting.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pgqueue import validation as v
-from pgqueue.option_values import pool
-from pgqueue.validation import Check, flag, only, optional, queue, queues, seconds, text, whole
-from pgqueue.validation import parse_flag as from_flag
-from pgqueue.validation import parse_names as from_names
-from pgqueue.validation import parse_number as from_number
-from pgqueue.validation import parse_text as from_text
+from pgqueue.config import validation as v
+from pgqueue.config.validation import Check, flag, only, optional, queue, queues, seconds, text, whole
+from pgqueue.config.validation import parse_flag as from_flag
+from pgqueue.config.validation import parse_names as from_names
+from pgqueue.config.validation import parse_number as from_number
+from pgqueue.config.validation import parse_text as from_text
+from pgqueue.options.values import pool
 
 __all__ = ["MAPPED", "RELATIONS", "SETTINGS", "Mapped", "Setting"]
 

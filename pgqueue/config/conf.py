@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from pgqueue.declined import DECLINED, OLD_NAMES, decline
+from pgqueue.config.settings import MAPPED, RELATIONS, SETTINGS
+from pgqueue.config.settings_file import SettingsFile, find_settings_file
+from pgqueue.declined.settings import DECLINED, OLD_NAMES, decline
 from pgqueue.discovery import find_object
 from pgqueue.errors import ConfigurationError, UnknownSetting, UnsupportedOption
-from pgqueue.settings import MAPPED, RELATIONS, SETTINGS
-from pgqueue.settings_file import SettingsFile, find_settings_file
 
 __all__ = ["Conf"]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pgqueue.cron import MAX_LENGTH, check_expression, cron_for, fires
-from pgqueue.option_values import instant, short
-from pgqueue.zones import zone_of
+from pgqueue.options.values import instant, short
+from pgqueue.timing.cron import MAX_LENGTH, check_expression, cron_for, fires
+from pgqueue.timing.zones import zone_of
 
 __all__ = ["Timing", "crontab", "schedule", "solar", "timing_of"]
 

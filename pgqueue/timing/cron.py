@@ -16,7 +16,7 @@ from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from pgqueue.zones import zone_of
+from pgqueue.timing.zones import zone_of
 
 __all__ = ["MAX_LENGTH", "Cron", "check_expression", "cron_for", "fires"]
 
