@@ -42,11 +42,11 @@ from pgqueue.errors import (
     ValidationError,
     WorkerLostError,
 )
-from pgqueue.group_results import GroupResult, result_from_tuple
 from pgqueue.job import JobState
 from pgqueue.request import Request, current_connection, get_task_logger
-from pgqueue.result_sets import ResultSet
-from pgqueue.results import AsyncResult
+from pgqueue.results.groups import GroupResult, result_from_tuple
+from pgqueue.results.result import AsyncResult
+from pgqueue.results.sets import ResultSet
 from pgqueue.retry import RetryPolicy
 from pgqueue.signatures import Signature, maybe_signature, signature
 from pgqueue.stamping import StampingVisitor

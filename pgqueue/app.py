@@ -23,11 +23,11 @@ from pgqueue.declined.options import DECLINED_APP_OPTIONS
 from pgqueue.discovery import autodiscover, import_tasks
 from pgqueue.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask, UnsupportedOption
-from pgqueue.group_results import GroupResults
 from pgqueue.options.options import CallOptions, TaskOptions, check_task_options
 from pgqueue.options.values import task_name
-from pgqueue.result_sets import ResultSet
-from pgqueue.results import AsyncResult, Results
+from pgqueue.results.groups import GroupResults
+from pgqueue.results.result import AsyncResult, Results
+from pgqueue.results.sets import ResultSet
 from pgqueue.signatures import Signature
 from pgqueue.signatures import signature as make_signature
 from pgqueue.task import CoroutineTask, Task

@@ -20,7 +20,7 @@ from pgqueue.errors import (
 )
 from pgqueue.job import new_job_ids
 from pgqueue.preparing import ancestry
-from pgqueue.results import AsyncResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.signatures import Signature
 from pgqueue.store.claims import finished_attempts
 from pgqueue.store.database import Database, translate

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 from pgqueue.eager import EagerResult
 from pgqueue.eager_steps import Caller, EagerOutcome, EagerSteps
 from pgqueue.errors import ChordError
-from pgqueue.group_results import GroupResult
 from pgqueue.job import new_job_id
 from pgqueue.links import callbacks
+from pgqueue.results.groups import GroupResult
 
 __all__ = ["run_chain", "run_chord", "run_group"]
 

@@ -9,10 +9,10 @@ from pgqueue.eager_steps import EagerSteps
 from pgqueue.errors import ArgumentsError, GraphError
 from pgqueue.graph import check_size
 from pgqueue.graph_builder import Built, Feed, GraphBuilder
-from pgqueue.group_results import GroupResult
 from pgqueue.job import new_job_id
 from pgqueue.links import callbacks
 from pgqueue.options.options import CallOptions, check_call_options
+from pgqueue.results.groups import GroupResult
 from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.stamping import StampingVisitor, merged_stamps

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar, Unpack
 from pgqueue.errors import GraphError
 from pgqueue.graph_builder import Feed, GraphBuilder
 from pgqueue.options.options import CallOptions, check_call_options
-from pgqueue.results import AsyncResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.sender import Application, Sender
 from pgqueue.signatures import Signature, maybe_signature, read_options
 from pgqueue.stamping import StampingVisitor

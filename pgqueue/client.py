@@ -17,7 +17,7 @@ from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions
 from pgqueue.preparing import Args, Kwargs, Prepared, simple_job
 from pgqueue.request import progress_sink
-from pgqueue.results import AsyncResult, Results
+from pgqueue.results.result import AsyncResult, Results
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import insert_job, update_progress
 from pgqueue.store.statement import Queries, Statement

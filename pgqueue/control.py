@@ -7,7 +7,7 @@ from pgqueue.codec import encode_result
 from pgqueue.declined.attributes import CONTROL, Declining
 from pgqueue.errors import ValidationError
 from pgqueue.options.options import task_identity
-from pgqueue.results import AsyncResult, Results, refuse_revoke
+from pgqueue.results.result import AsyncResult, Results, refuse_revoke
 from pgqueue.store.families import jobs_by_stamps
 from pgqueue.store.jobs import cancel_jobs
 from pgqueue.store.statement import Statement

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from pgqueue.codec import decode_args, decode_kwargs
 from pgqueue.errors import Ignore, PgQueueError, Reject, Retry, Snooze, TaskRevokedError, ValidationError
 from pgqueue.request import Request, current_request
-from pgqueue.results import AsyncResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.retry import RetryPolicy
 
 __all__ = ["EagerResult", "arun_eagerly", "run_eagerly"]

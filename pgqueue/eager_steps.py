@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pgqueue.eager import EagerResult
-from pgqueue.group_results import GroupResult
 from pgqueue.links import callbacks
+from pgqueue.results.groups import GroupResult
 
 __all__ = ["EagerCall", "EagerSteps", "aplay", "play", "run_task"]
 

@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pgqueue.errors import ArgumentsError, GraphError, ValidationError
 from pgqueue.graph import EdgeKind, NewEdge, NewStep, NewWorkflow, StepInputs, check_size
-from pgqueue.group_results import GroupResult
 from pgqueue.job import NewJob, as_job_id, new_job_id
 from pgqueue.links import callbacks
-from pgqueue.results import AsyncResult
+from pgqueue.results.groups import GroupResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.sender import Sender
 
 __all__ = ["Built", "Feed", "GraphBuilder", "Link"]

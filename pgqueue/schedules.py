@@ -10,7 +10,7 @@ from pgqueue.definitions import Definitions, checked
 from pgqueue.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import UnknownSchedule, ValidationError
 from pgqueue.options.values import instant, short
-from pgqueue.results import AsyncResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.schedule_views import BACKFILL_LIMIT, Backfill, Schedule, all_shown, known_text, limit_of, only, refused
 from pgqueue.store.database import Database
 from pgqueue.store.schedules import (

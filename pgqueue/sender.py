@@ -8,7 +8,7 @@ from pgqueue.errors import ConfigurationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.job import NewJob
 from pgqueue.options.options import CallOptions
-from pgqueue.results import AsyncResult, Results
+from pgqueue.results.result import AsyncResult, Results
 
 __all__ = ["Application", "Sender", "sender_of"]
 

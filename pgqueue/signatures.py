@@ -15,7 +15,7 @@ from pgqueue.job import new_job_id
 from pgqueue.keyed import Keyed
 from pgqueue.links import callbacks
 from pgqueue.options.options import CallOptions, check_call_options
-from pgqueue.results import AsyncResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.sender import Application, Sender, sender_of
 from pgqueue.stamping import Stampable, read_stamps
 

@@ -17,7 +17,7 @@ from pgqueue.options.options import CallOptions, check_task_options, policy_of
 from pgqueue.options.values import as_pool
 from pgqueue.parameters import positional_range
 from pgqueue.request import Request, current_request
-from pgqueue.results import AsyncResult
+from pgqueue.results.result import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.routing import Annotations
 from pgqueue.sender import Sender

@@ -11,7 +11,7 @@ from pgqueue.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import ValidationError
 from pgqueue.graph import NewEdge
 from pgqueue.job import as_job_id
-from pgqueue.results import Results
+from pgqueue.results.result import Results
 from pgqueue.store.statement import Queries, Statement
 from pgqueue.store.workflows import (
     StepOutcome,

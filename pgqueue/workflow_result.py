@@ -8,9 +8,9 @@ from typing import Any
 from pgqueue.codec import decode_error, decode_result
 from pgqueue.errors import TaskRevokedError, TimeoutError
 from pgqueue.request import current_request
-from pgqueue.results import AsyncResult, InTransaction
+from pgqueue.results.result import AsyncResult, InTransaction
+from pgqueue.results.waiting import await_end, wait_for_end
 from pgqueue.store.workflows import StepOutcome, StepRow, WorkflowRow
-from pgqueue.waiting import await_end, wait_for_end
 from pgqueue.workflow_control import Workflows
 
 __all__ = ["WorkflowResult"]

@@ -319,8 +319,8 @@ def test_waiting_inside_a_task_is_refused(shop: PgQueue, store: Store) -> None:
 def test_a_wait_that_nobody_serves_warns_once(
     shop: PgQueue, store: Store, served: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue.waiting._PATIENCE", 0.01)
-    monkeypatch.setattr("pgqueue.waiting._SAFETY_LOOK", 0.02)
+    monkeypatch.setattr("pgqueue.results.waiting._PATIENCE", 0.01)
+    monkeypatch.setattr("pgqueue.results.waiting._SAFETY_LOOK", 0.02)
     if served:
         store.worker()
     result = shop.tasks["t.add"].delay(1)

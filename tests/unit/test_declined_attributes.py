@@ -7,7 +7,7 @@ import pytest
 from pgqueue import AsyncResult, PgQueue, PgQueueError, TimeoutError, UnsupportedOption
 from pgqueue.declined.attributes import APP, CONTROL, REQUEST, RESULT, TASK
 from pgqueue.request import Request
-from pgqueue.results import Results
+from pgqueue.results.result import Results
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_options_of_an_application() -> None:
 
 def test_a_result_finds_the_only_application(app: PgQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, Results] = {"shop": app.results}
-    monkeypatch.setattr("pgqueue.results._sources", known)
+    monkeypatch.setattr("pgqueue.results.result._sources", known)
     found: AsyncResult[Any] = AsyncResult("17")
     assert found._source is app.results
     known["other"] = app.results

@@ -6,11 +6,11 @@ from typing import Any, Generic, TypeVar
 
 from pgqueue.declined.attributes import RESULT, Declining
 from pgqueue.errors import TimeoutError
-from pgqueue.results import AsyncResult, HasResults, Results
+from pgqueue.results.result import AsyncResult, HasResults, Results
+from pgqueue.results.waiting import kept_after, state_of
 from pgqueue.store.families import forget_jobs, get_outcomes
 from pgqueue.store.jobs import OutcomeRow, cancel_jobs
 from pgqueue.store.statement import Statement
-from pgqueue.waiting import kept_after, state_of
 
 __all__ = ["ResultSet"]
 

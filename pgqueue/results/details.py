@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 
 from pgqueue.codec import decode_args, decode_kwargs
+from pgqueue.results.waiting import kept_after
 from pgqueue.store.jobs import JobRow, get_job
-from pgqueue.waiting import kept_after
 
 __all__ = ["Details"]
 

@@ -4,11 +4,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
-from pgqueue.dependency_graph import DependencyGraph
 from pgqueue.errors import IncompleteStream
+from pgqueue.results.dependency_graph import DependencyGraph
+from pgqueue.results.waiting import kept_after
 from pgqueue.store.database import Database
 from pgqueue.store.families import children_of
-from pgqueue.waiting import kept_after
 
 __all__ = ["Family"]
 

@@ -10,14 +10,14 @@ from pgqueue.codec import decode_error, decode_result
 from pgqueue.declined.attributes import RESULT, Declining
 from pgqueue.declined.options import DECLINED_GET_OPTIONS, DECLINED_RESULT_OPTIONS, DECLINED_REVOKE_OPTIONS
 from pgqueue.errors import PgQueueError, TaskRevokedError, UnsupportedOption
-from pgqueue.families import Family
 from pgqueue.job import JobState
 from pgqueue.options.options import task_identity
 from pgqueue.request import current_request
-from pgqueue.result_details import Details
+from pgqueue.results.details import Details
+from pgqueue.results.families import Family
+from pgqueue.results.waiting import alook, await_end, is_over, look, state_of, wait_for_end
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import OutcomeRow, cancel_jobs, forget_job, last_error
-from pgqueue.waiting import alook, await_end, is_over, look, state_of, wait_for_end
 
 __all__ = ["AsyncResult", "HasResults", "InTransaction", "Results", "refuse_revoke", "source_of"]
 

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from pgqueue.errors import PgQueueError
 from pgqueue.job import as_job_id
-from pgqueue.result_sets import ResultSet
-from pgqueue.results import AsyncResult, HasResults, Results
+from pgqueue.results.result import AsyncResult, HasResults, Results
+from pgqueue.results.sets import ResultSet
 from pgqueue.store.families import members_of_group
 from pgqueue.store.statement import Statement
 
