@@ -1,8 +1,10 @@
 """What `import pgqueue` offers."""
 
 from pgqueue.app import PgQueue
-from pgqueue.canvas import chain, chord, group
-from pgqueue.canvas_maps import chunks, xmap, xstarmap
+from pgqueue.canvas.chains import chain, chord, group
+from pgqueue.canvas.maps import chunks, xmap, xstarmap
+from pgqueue.canvas.signatures import Signature, maybe_signature, signature
+from pgqueue.canvas.stamping import StampingVisitor
 from pgqueue.eager import EagerResult
 from pgqueue.errors import (
     AppNotFound,
@@ -48,9 +50,7 @@ from pgqueue.results.groups import GroupResult, result_from_tuple
 from pgqueue.results.result import AsyncResult
 from pgqueue.results.sets import ResultSet
 from pgqueue.retry import RetryPolicy
-from pgqueue.signatures import Signature, maybe_signature, signature
-from pgqueue.stamping import StampingVisitor
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 from pgqueue.workflow import Step, Workflow
 from pgqueue.workflow_result import WorkflowResult
 

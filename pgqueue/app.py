@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 from pgqueue.app_schedules import AppSchedules
 from pgqueue.app_workflows import AppWorkflows
 from pgqueue.bulk import aenqueue_many, enqueue_many
+from pgqueue.canvas.signatures import Signature
+from pgqueue.canvas.signatures import signature as make_signature
 from pgqueue.client import Client
 from pgqueue.codec import loaded_exception
 from pgqueue.config.conf import Conf
@@ -28,9 +30,7 @@ from pgqueue.options.values import task_name
 from pgqueue.results.groups import GroupResults
 from pgqueue.results.result import AsyncResult, Results
 from pgqueue.results.sets import ResultSet
-from pgqueue.signatures import Signature
-from pgqueue.signatures import signature as make_signature
-from pgqueue.task import CoroutineTask, Task
+from pgqueue.tasks.task import CoroutineTask, Task
 
 __all__ = ["PgQueue", "TaskRegistry"]
 

@@ -4,9 +4,9 @@ import importlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
+from pgqueue.canvas.signatures import Signature
 from pgqueue.errors import ConfigurationError, ValidationError
-from pgqueue.signatures import Signature
-from pgqueue.task import CoroutineTask, Task
+from pgqueue.tasks.task import CoroutineTask, Task
 
 if TYPE_CHECKING:
     from pgqueue.schedules import Schedules

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 
+from pgqueue.canvas.signatures import Signature
 from pgqueue.client import Client
 from pgqueue.codec import encode_call
 from pgqueue.enrolment import Participant, aenlist, enlist
@@ -21,12 +22,11 @@ from pgqueue.errors import (
 from pgqueue.job import new_job_ids
 from pgqueue.preparing import ancestry
 from pgqueue.results.result import AsyncResult
-from pgqueue.signatures import Signature
 from pgqueue.store.claims import finished_attempts
 from pgqueue.store.database import Database, translate
 from pgqueue.store.jobs import Common, Row, insert_rows, row_of, take_back_jobs, taken_ids
 from pgqueue.store.statement import Queries, Statement, arun, run
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 
 __all__ = ["MAX_BYTES", "MAX_JOBS", "aenqueue_many", "enqueue_many"]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from pgqueue.canvas.submission import asubmit, submit
 from pgqueue.delivery import adeliver, adeliver_workflow, deliver, deliver_workflow, refusals
 from pgqueue.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
 from pgqueue.errors import DuplicateJob
@@ -22,8 +23,7 @@ from pgqueue.store.database import Database
 from pgqueue.store.jobs import insert_job, update_progress
 from pgqueue.store.statement import Queries, Statement
 from pgqueue.store.workflows import add_member, insert_workflow
-from pgqueue.submission import asubmit, submit
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 
 __all__ = ["Client"]
 

@@ -7,15 +7,15 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
+from pgqueue.canvas.signatures import Signature
+from pgqueue.canvas.submission import build
 from pgqueue.client import Client
 from pgqueue.config.conf import Conf
 from pgqueue.config.validation import beat_schedule
 from pgqueue.errors import ConfigurationError, PgQueueError, ValidationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.options.values import flag, instant, seconds, short
-from pgqueue.signatures import Signature
-from pgqueue.submission import build
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 from pgqueue.timing.recurrence import Timing, crontab, schedule, timing_of
 from pgqueue.timing.zones import zone_of
 

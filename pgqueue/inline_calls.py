@@ -4,17 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from pgqueue.canvas.signatures import Signature
+from pgqueue.canvas.submission import apply
 from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
-from pgqueue.errbacks import error_args
 from pgqueue.errors import UnknownTask
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions, check_call_options, read_call
 from pgqueue.preparing import Args, Kwargs, Preparer
-from pgqueue.repeated import Repeated
 from pgqueue.request import Request
-from pgqueue.signatures import Signature
-from pgqueue.submission import apply
-from pgqueue.task import Task
+from pgqueue.tasks.errbacks import error_args
+from pgqueue.tasks.repeated import Repeated
+from pgqueue.tasks.task import Task
 
 __all__ = ["InlineCalls"]
 

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
+from pgqueue.canvas.signatures import Signature
 from pgqueue.codec import encode_call
 from pgqueue.errors import ConfigurationError, ValidationError
 from pgqueue.job import NewJob, new_job_id, new_job_ids
 from pgqueue.options.options import CallOptions, check_call_options, read_call
 from pgqueue.options.values import task_name
-from pgqueue.repeated import fit_each
 from pgqueue.request import current_request
-from pgqueue.routing import Router
-from pgqueue.signatures import Signature
-from pgqueue.task import Plan, Task
+from pgqueue.tasks.repeated import fit_each
+from pgqueue.tasks.routing import Router
+from pgqueue.tasks.task import Plan, Task
 
 __all__ = ["Args", "Kwargs", "Prepared", "Preparer", "ancestry", "simple_job"]
 

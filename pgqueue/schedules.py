@@ -27,7 +27,7 @@ from pgqueue.store.schedules import (
     upsert_schedule,
 )
 from pgqueue.store.statement import Queries, Statement
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 from pgqueue.timing.recurrence import crontab, schedule, solar, timing_of
 from pgqueue.timing.zones import zone_of
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
+from pgqueue.canvas.signatures import Signature
 from pgqueue.errors import ConfigurationError, GraphError, ValidationError
 from pgqueue.graph import EdgePolicy, NewWorkflow
 from pgqueue.job import new_job_id
 from pgqueue.options.values import instant, seconds, short
-from pgqueue.signatures import Signature
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 from pgqueue.workflow_control import Workflows
 from pgqueue.workflow_graph import NamedSender, Part, compile_parts
 from pgqueue.workflow_result import WorkflowResult

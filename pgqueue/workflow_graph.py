@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, Protocol
 
+from pgqueue.canvas.builder import Built, Feed, GraphBuilder
+from pgqueue.canvas.sender import Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature
 from pgqueue.errors import ArgumentsError, GraphError, ValidationError
 from pgqueue.graph import EdgePolicy, NewEdge, NewStep, NewWorkflow, StepInputs
-from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import NewJob, new_job_id
-from pgqueue.sender import Sender
-from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["NamedSender", "Part", "compile_parts"]
 

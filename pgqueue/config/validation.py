@@ -207,7 +207,7 @@ def json_list(value: Any) -> tuple[str, ...]:
 
 
 def routes(value: Any) -> Any:
-    """A dict, a list of pairs, dicts and routers, a function, a router, or a dotted path; routing.py reads them."""
+    """A dict, a list of pairs, dicts and routers, a function, a router, or a dotted path; tasks/routing.py reads it."""
     if value is None:
         return ()
     if isinstance(value, (str, Mapping)) or callable(value) or callable(getattr(value, "route_for_task", None)):
@@ -244,7 +244,7 @@ def _route_pair(pair: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def annotations(value: Any) -> Any:
-    """A dict, an object with annotate(task), or a list of both; routing.py applies them."""
+    """A dict, an object with annotate(task), or a list of both; tasks/routing.py applies them."""
     if value is None:
         return ()
     if isinstance(value, (str, Mapping)) or callable(getattr(value, "annotate", None)):

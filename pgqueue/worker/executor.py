@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, cast
 
 from pgqueue.app import PgQueue
 from pgqueue.codec import clean_text, decode_args, decode_kwargs, encode_error, encode_result
-from pgqueue.errbacks import error_args, read_story
 from pgqueue.errors import (
     Ignore,
     LeaseLost,
@@ -36,10 +35,11 @@ from pgqueue.errors import (
     UnknownTask,
     ValidationError,
 )
-from pgqueue.repeated import Repeated
 from pgqueue.request import Request, current_request
 from pgqueue.retry import MAX_DELAY_SECONDS
-from pgqueue.task import Task
+from pgqueue.tasks.errbacks import error_args, read_story
+from pgqueue.tasks.repeated import Repeated
+from pgqueue.tasks.task import Task
 from pgqueue.worker.django import old_connections_closer
 from pgqueue.worker.logs import about, end_prints
 from pgqueue.worker.orm import SessionLost

@@ -25,7 +25,7 @@ from pgqueue.store.claims import finish_jobs
 from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Statement
 from pgqueue.store.workflows import replace_job
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 from pgqueue.worker.django import django_connection
 from pgqueue.worker.orm import (
     OWN_TIMEOUTS,

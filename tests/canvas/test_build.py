@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pgqueue import GraphError, PgQueue, ValidationError, chain, chord, group
+from pgqueue.canvas.submission import build
 from pgqueue.graph import NewWorkflow
-from pgqueue.submission import build
 from tests.canvas.conftest import Tasks
 
 Draw = Callable[..., list[str]]

@@ -20,8 +20,8 @@ from pgqueue import (
     group,
     result_from_tuple,
 )
+from pgqueue.canvas.submission import build
 from pgqueue.declined.attributes import RESULT
-from pgqueue.submission import build
 from tests.canvas.conftest import Tasks
 
 SECONDS = 30.0

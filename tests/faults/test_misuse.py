@@ -74,7 +74,7 @@ def enqueue(label, count=10):
             ids.append(job_id)
 
 async def aenqueue(label):
-    from pgqueue.signatures import Signature
+    from pgqueue.canvas.signatures import Signature
     for number in range(10):
         result = await app.signature("answer", (f"{label} {number}",)).aapply_async()
         with lock:

@@ -8,7 +8,7 @@ import pytest
 
 from pgqueue.config.validation import annotations, routes
 from pgqueue.errors import ConfigurationError
-from pgqueue.routing import Annotations, Router
+from pgqueue.tasks.routing import Annotations, Router
 
 
 class Objects:

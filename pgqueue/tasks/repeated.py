@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pgqueue.errors import ValidationError
-from pgqueue.task import Task
+from pgqueue.tasks.task import Task
 
 __all__ = ["Repeated", "fit_each"]
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from pgqueue.canvas.builder import AnyResult, Feed, GraphBuilder
+from pgqueue.canvas.sender import Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature
 from pgqueue.graph import NewWorkflow
-from pgqueue.graph_builder import AnyResult, Feed, GraphBuilder
 from pgqueue.job import new_job_id
-from pgqueue.sender import Sender
-from pgqueue.signatures import Signature, maybe_signature
 from pgqueue.store.workflows import workflow_parameters
 
 __all__ = ["Standin", "stand_in"]

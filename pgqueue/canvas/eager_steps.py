@@ -6,8 +6,8 @@ A canvas yields the calls it wants made and is sent their outcomes, so that the 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from pgqueue.canvas.links import callbacks
 from pgqueue.eager import EagerResult
-from pgqueue.links import callbacks
 from pgqueue.results.groups import GroupResult
 
 __all__ = ["EagerCall", "EagerSteps", "aplay", "play", "run_task"]

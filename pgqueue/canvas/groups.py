@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
-from pgqueue.canvas_eager import run_chord, run_group
-from pgqueue.canvas_parts import LINKS, Canvas, after, given, listed, part_of, read_rest
-from pgqueue.eager_steps import EagerSteps
+from pgqueue.canvas.builder import Built, Feed, GraphBuilder
+from pgqueue.canvas.eager import run_chord, run_group
+from pgqueue.canvas.eager_steps import EagerSteps
+from pgqueue.canvas.links import callbacks
+from pgqueue.canvas.parts import LINKS, Canvas, after, given, listed, part_of, read_rest
+from pgqueue.canvas.sender import Application, Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature
+from pgqueue.canvas.stamping import StampingVisitor, merged_stamps
 from pgqueue.errors import ArgumentsError, GraphError
 from pgqueue.graph import check_size
-from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import new_job_id
-from pgqueue.links import callbacks
 from pgqueue.options.options import CallOptions, check_call_options
 from pgqueue.results.groups import GroupResult
-from pgqueue.sender import Application, Sender
-from pgqueue.signatures import Signature, maybe_signature
-from pgqueue.stamping import StampingVisitor, merged_stamps
 
 __all__ = ["chord", "group"]
 
@@ -23,7 +23,7 @@ R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 
 if TYPE_CHECKING:
-    from pgqueue.canvas import chain
+    from pgqueue.canvas.chains import chain
 
 
 @Signature.register_type("group")

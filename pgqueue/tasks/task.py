@@ -7,21 +7,21 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast
 from zoneinfo import ZoneInfo
 
-from pgqueue.attempt import Attempt
-from pgqueue.canvas_maps import chunks, xmap, xstarmap
+from pgqueue.canvas.maps import chunks, xmap, xstarmap
+from pgqueue.canvas.sender import Sender
+from pgqueue.canvas.signatures import Signature
 from pgqueue.codec import Coercion, coercer_for
 from pgqueue.eager import EagerResult
 from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions, check_task_options, policy_of
 from pgqueue.options.values import as_pool
-from pgqueue.parameters import positional_range
 from pgqueue.request import Request, current_request
 from pgqueue.results.result import AsyncResult
 from pgqueue.retry import RetryPolicy
-from pgqueue.routing import Annotations
-from pgqueue.sender import Sender
-from pgqueue.signatures import Signature
+from pgqueue.tasks.attempt import Attempt
+from pgqueue.tasks.parameters import positional_range
+from pgqueue.tasks.routing import Annotations
 
 __all__ = ["CoroutineTask", "Plan", "Task", "TaskOwner"]
 

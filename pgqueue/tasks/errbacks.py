@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pgqueue.codec import decode_error
-from pgqueue.parameters import takes_three
 from pgqueue.request import Request
-from pgqueue.task import Task
+from pgqueue.tasks.parameters import takes_three
+from pgqueue.tasks.task import Task
 
 __all__ = ["error_args", "read_story"]
 

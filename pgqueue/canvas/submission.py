@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pgqueue.canvas.builder import AnyResult, Feed, GraphBuilder
+from pgqueue.canvas.eager_steps import EagerCall, EagerOutcome, aplay, play
+from pgqueue.canvas.sender import Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature
 from pgqueue.eager import EagerResult
-from pgqueue.eager_steps import EagerCall, EagerOutcome, aplay, play
 from pgqueue.errors import ValidationError
 from pgqueue.graph import NewWorkflow
-from pgqueue.graph_builder import AnyResult, Feed, GraphBuilder
-from pgqueue.sender import Sender
-from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["apply", "asubmit", "build", "submit"]
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pgqueue.canvas.links import callbacks
+from pgqueue.canvas.sender import Sender
 from pgqueue.errors import ArgumentsError, GraphError, ValidationError
 from pgqueue.graph import EdgeKind, NewEdge, NewStep, NewWorkflow, StepInputs, check_size
 from pgqueue.job import NewJob, as_job_id, new_job_id
-from pgqueue.links import callbacks
 from pgqueue.results.groups import GroupResult
 from pgqueue.results.result import AsyncResult
-from pgqueue.sender import Sender
 
 __all__ = ["Built", "Feed", "GraphBuilder", "Link"]
 

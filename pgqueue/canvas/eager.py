@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pgqueue.canvas.eager_steps import Caller, EagerOutcome, EagerSteps
+from pgqueue.canvas.links import callbacks
 from pgqueue.eager import EagerResult
-from pgqueue.eager_steps import Caller, EagerOutcome, EagerSteps
 from pgqueue.errors import ChordError
 from pgqueue.job import new_job_id
-from pgqueue.links import callbacks
 from pgqueue.results.groups import GroupResult
 
 __all__ = ["run_chain", "run_chord", "run_group"]

@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Unpack, cast
 
+from pgqueue.canvas.builder import Built, Feed, GraphBuilder
+from pgqueue.canvas.eager_steps import EagerSteps, run_task
+from pgqueue.canvas.keyed import Keyed
+from pgqueue.canvas.links import callbacks
+from pgqueue.canvas.sender import Application, Sender, sender_of
+from pgqueue.canvas.stamping import Stampable, read_stamps
 from pgqueue.codec import decode_args, decode_kwargs, encode_call
 from pgqueue.eager import EagerResult
-from pgqueue.eager_steps import EagerSteps, run_task
 from pgqueue.errors import ConfigurationError, ValidationError
-from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.job import new_job_id
-from pgqueue.keyed import Keyed
-from pgqueue.links import callbacks
 from pgqueue.options.options import CallOptions, check_call_options
 from pgqueue.results.result import AsyncResult
-from pgqueue.sender import Application, Sender, sender_of
-from pgqueue.stamping import Stampable, read_stamps
 
 if TYPE_CHECKING:
-    from pgqueue.canvas import chain
+    from pgqueue.canvas.chains import chain
 
 __all__ = ["Sender", "Signature", "maybe_signature", "signature"]
 

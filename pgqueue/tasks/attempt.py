@@ -8,15 +8,15 @@ from typing import Any, NoReturn, Protocol, Unpack
 from zoneinfo import ZoneInfo
 
 from pgqueue import errors
+from pgqueue.canvas.replacement import stand_in
+from pgqueue.canvas.sender import Sender
+from pgqueue.canvas.signatures import Signature
 from pgqueue.codec import encode_call, encode_result
 from pgqueue.declined.attributes import TASK, Declining
 from pgqueue.errors import ValidationError
 from pgqueue.options.options import RetryOptions, check_retry_options, read_call
 from pgqueue.options.values import instant, seconds
-from pgqueue.replacement import stand_in
 from pgqueue.request import Request, current_request
-from pgqueue.sender import Sender
-from pgqueue.signatures import Signature
 
 __all__ = ["Attempt"]
 

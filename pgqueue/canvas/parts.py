@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, Unpack
 
+from pgqueue.canvas.builder import Feed, GraphBuilder
+from pgqueue.canvas.sender import Application, Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature, read_options
+from pgqueue.canvas.stamping import StampingVisitor
+from pgqueue.canvas.submission import apply, asubmit, submit
 from pgqueue.errors import GraphError
-from pgqueue.graph_builder import Feed, GraphBuilder
 from pgqueue.options.options import CallOptions, check_call_options
 from pgqueue.results.result import AsyncResult
-from pgqueue.sender import Application, Sender
-from pgqueue.signatures import Signature, maybe_signature, read_options
-from pgqueue.stamping import StampingVisitor
-from pgqueue.submission import apply, asubmit, submit
 
 __all__ = ["LINKS", "Canvas", "after", "given", "listed", "part_of", "read_rest"]
 

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, TypeVar, Unpack
 
-from pgqueue.canvas import group
-from pgqueue.canvas_parts import Canvas, part_of, read_rest
+from pgqueue.canvas.builder import Built, Feed, GraphBuilder
+from pgqueue.canvas.chains import group
+from pgqueue.canvas.eager_steps import EagerSteps
+from pgqueue.canvas.parts import Canvas, part_of, read_rest
+from pgqueue.canvas.sender import Application, Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature
 from pgqueue.codec import decode_args, encode_call
-from pgqueue.eager_steps import EagerSteps
 from pgqueue.errors import ValidationError
-from pgqueue.graph_builder import Built, Feed, GraphBuilder
 from pgqueue.options.options import CallOptions, check_call_options
-from pgqueue.sender import Application, Sender
-from pgqueue.signatures import Signature, maybe_signature
 
 __all__ = ["chunks", "xmap", "xstarmap"]
 

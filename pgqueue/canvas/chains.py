@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, cast
 
-from pgqueue.canvas_eager import run_chain
-from pgqueue.canvas_groups import chord, group
-from pgqueue.canvas_parts import LINKS, Canvas, after, given, listed, part_of, read_rest
-from pgqueue.eager_steps import EagerSteps
+from pgqueue.canvas.builder import Built, Feed, GraphBuilder
+from pgqueue.canvas.eager import run_chain
+from pgqueue.canvas.eager_steps import EagerSteps
+from pgqueue.canvas.groups import chord, group
+from pgqueue.canvas.links import callbacks
+from pgqueue.canvas.parts import LINKS, Canvas, after, given, listed, part_of, read_rest
+from pgqueue.canvas.sender import Application, Sender
+from pgqueue.canvas.signatures import Signature, maybe_signature
+from pgqueue.canvas.stamping import StampingVisitor, merged_stamps
 from pgqueue.errors import GraphError
-from pgqueue.graph_builder import Built, Feed, GraphBuilder
-from pgqueue.links import callbacks
 from pgqueue.options.options import CallOptions, check_call_options
-from pgqueue.sender import Application, Sender
-from pgqueue.signatures import Signature, maybe_signature
-from pgqueue.stamping import StampingVisitor, merged_stamps
 
 __all__ = ["chain", "chord", "group"]
 
