@@ -51,8 +51,8 @@ from pgqueue.results.result import AsyncResult
 from pgqueue.results.sets import ResultSet
 from pgqueue.retry import RetryPolicy
 from pgqueue.tasks.task import Task
-from pgqueue.workflow import Step, Workflow
-from pgqueue.workflow_result import WorkflowResult
+from pgqueue.workflows.result import WorkflowResult
+from pgqueue.workflows.workflow import Step, Workflow
 
 __all__ = [
     "AppNotFound",

@@ -12,10 +12,8 @@ from zoneinfo import ZoneInfo
 
 from pgqueue.app_schedules import AppSchedules
 from pgqueue.app_workflows import AppWorkflows
-from pgqueue.bulk import aenqueue_many, enqueue_many
 from pgqueue.canvas.signatures import Signature
 from pgqueue.canvas.signatures import signature as make_signature
-from pgqueue.client import Client
 from pgqueue.codec import loaded_exception
 from pgqueue.config.conf import Conf
 from pgqueue.connecting import Connector
@@ -23,7 +21,9 @@ from pgqueue.control import Control
 from pgqueue.declined.attributes import APP, Declining
 from pgqueue.declined.options import DECLINED_APP_OPTIONS
 from pgqueue.discovery import autodiscover, import_tasks
-from pgqueue.enrolment import Enrolment, Using
+from pgqueue.enqueueing.bulk import aenqueue_many, enqueue_many
+from pgqueue.enqueueing.client import Client
+from pgqueue.enqueueing.enrolment import Enrolment, Using
 from pgqueue.errors import ConfigurationError, UnknownTask, UnsupportedOption
 from pgqueue.options.options import CallOptions, TaskOptions, check_task_options
 from pgqueue.options.values import task_name
@@ -281,7 +281,7 @@ class PgQueue(Connector, AppSchedules, AppWorkflows, Declining):
         transaction: enqueues in the block commit by themselves.
 
         Args:
-            connection: psycopg, SQLAlchemy, asyncpg or Django; see pgqueue.enrolment.
+            connection: psycopg, SQLAlchemy, asyncpg or Django; see pgqueue.enqueueing.enrolment.
 
         Raises:
             EnrolmentError: it is of no known kind.

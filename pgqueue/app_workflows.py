@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pgqueue.client import Client
-from pgqueue.workflow import Workflow
-from pgqueue.workflow_control import Workflows
-from pgqueue.workflow_result import WorkflowResult
+from pgqueue.enqueueing.client import Client
+from pgqueue.workflows.control import Workflows
+from pgqueue.workflows.result import WorkflowResult
+from pgqueue.workflows.workflow import Workflow
 
 __all__ = ["AppWorkflows"]
 

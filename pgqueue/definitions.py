@@ -9,9 +9,9 @@ from uuid import UUID
 
 from pgqueue.canvas.signatures import Signature
 from pgqueue.canvas.submission import build
-from pgqueue.client import Client
 from pgqueue.config.conf import Conf
 from pgqueue.config.validation import beat_schedule
+from pgqueue.enqueueing.client import Client
 from pgqueue.errors import ConfigurationError, PgQueueError, ValidationError
 from pgqueue.graph import NewWorkflow
 from pgqueue.options.values import flag, instant, seconds, short

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pgqueue.client import Client
 from pgqueue.config.conf import Conf
 from pgqueue.definitions import Definitions, checked
-from pgqueue.enrolment import Participant, aenlist, enlist
+from pgqueue.enqueueing.client import Client
+from pgqueue.enqueueing.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import UnknownSchedule, ValidationError
 from pgqueue.options.values import instant, short
 from pgqueue.results.result import AsyncResult

@@ -5,7 +5,7 @@ from typing import Any, NoReturn, TypeVar
 import asyncpg
 
 from pgqueue.contrib.numbered import numbered
-from pgqueue.enrolment import AUTOCOMMIT, CLOSED, Participant
+from pgqueue.enqueueing.enrolment import AUTOCOMMIT, CLOSED, Participant
 from pgqueue.errors import EnrolmentError
 from pgqueue.store.statement import Statement
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
 
-from pgqueue.enrolment import ABORTED, AUTOCOMMIT, Participant
+from pgqueue.enqueueing.enrolment import ABORTED, AUTOCOMMIT, Participant
 from pgqueue.errors import EnrolmentError
 from pgqueue.store.statement import Statement
 

@@ -5,7 +5,7 @@ from typing import Any, NoReturn, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgqueue.enrolment import ABORTED, AUTOCOMMIT, CLOSED, Participant
+from pgqueue.enqueueing.enrolment import ABORTED, AUTOCOMMIT, CLOSED, Participant
 from pgqueue.errors import EnrolmentError
 from pgqueue.store.statement import Statement, arun, run
 

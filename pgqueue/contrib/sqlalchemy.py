@@ -8,7 +8,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from pgqueue.contrib.numbered import numbered
-from pgqueue.enrolment import AUTOCOMMIT, CLOSED, Participant
+from pgqueue.enqueueing.enrolment import AUTOCOMMIT, CLOSED, Participant
 from pgqueue.errors import EnrolmentError
 from pgqueue.store.statement import Statement
 

@@ -18,7 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from pgqueue.app import PgQueue
 from pgqueue.codec import encode_result
-from pgqueue.enrolment import aexecute_on, execute_on
+from pgqueue.enqueueing.enrolment import aexecute_on, execute_on
 from pgqueue.errors import LeaseLost, PgQueueError, Replaced
 from pgqueue.request import Request, transaction_connection
 from pgqueue.store.claims import finish_jobs

@@ -786,7 +786,8 @@ def test_the_package_loads_what_is_asked_for() -> None:
     """--help does without the driver; a name stays what it is when a room of a like name is loaded first."""
     program = (
         "import pgqueue, pgqueue.cli.main, sys; assert 'psycopg' not in sys.modules;"
-        "import pgqueue.canvas.signatures, pgqueue.workflow; assert callable(pgqueue.signature) and pgqueue.Workflow"
+        "import pgqueue.canvas.signatures, pgqueue.workflows.workflow;"
+        "assert callable(pgqueue.signature) and pgqueue.Workflow"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
 

@@ -10,7 +10,7 @@ import pytest
 
 from pgqueue import PgQueue, TaskRevokedError, ValidationError, Workflow, chain, group
 from pgqueue.errors import EventTimeout, TimeoutError
-from pgqueue.workflow_result import WorkflowResult
+from pgqueue.workflows.result import WorkflowResult
 from tests.support.process import wait_until
 
 Start = Callable[[], None]

@@ -11,7 +11,7 @@ from pgqueue.request import current_request
 from pgqueue.results.result import AsyncResult, InTransaction
 from pgqueue.results.waiting import await_end, wait_for_end
 from pgqueue.store.workflows import StepOutcome, StepRow, WorkflowRow
-from pgqueue.workflow_control import Workflows
+from pgqueue.workflows.control import Workflows
 
 __all__ = ["WorkflowResult"]
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import psycopg
 
 from pgqueue.codec import encode_result
-from pgqueue.enrolment import Participant, aenlist, enlist
+from pgqueue.enqueueing.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import ValidationError
 from pgqueue.graph import NewEdge
 from pgqueue.job import as_job_id

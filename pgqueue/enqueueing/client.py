@@ -9,14 +9,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pgqueue.canvas.submission import asubmit, submit
-from pgqueue.delivery import adeliver, adeliver_workflow, deliver, deliver_workflow, refusals
-from pgqueue.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
+from pgqueue.enqueueing.delivery import adeliver, adeliver_workflow, deliver, deliver_workflow, refusals
+from pgqueue.enqueueing.enrolment import Enrolment, Participant, aenlist, enlist, find, participant_of
+from pgqueue.enqueueing.inline import InlineCalls
+from pgqueue.enqueueing.preparing import Args, Kwargs, Prepared, simple_job
 from pgqueue.errors import DuplicateJob
 from pgqueue.graph import NewWorkflow
-from pgqueue.inline_calls import InlineCalls
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions
-from pgqueue.preparing import Args, Kwargs, Prepared, simple_job
 from pgqueue.request import progress_sink
 from pgqueue.results.result import AsyncResult, Results
 from pgqueue.store.database import Database

@@ -12,9 +12,9 @@ from pgqueue.graph import EdgePolicy, NewWorkflow
 from pgqueue.job import new_job_id
 from pgqueue.options.values import instant, seconds, short
 from pgqueue.tasks.task import Task
-from pgqueue.workflow_control import Workflows
-from pgqueue.workflow_graph import NamedSender, Part, compile_parts
-from pgqueue.workflow_result import WorkflowResult
+from pgqueue.workflows.control import Workflows
+from pgqueue.workflows.graph import NamedSender, Part, compile_parts
+from pgqueue.workflows.result import WorkflowResult
 
 __all__ = ["Step", "Workflow"]
 

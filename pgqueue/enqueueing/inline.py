@@ -7,10 +7,10 @@ from typing import Any, cast
 from pgqueue.canvas.signatures import Signature
 from pgqueue.canvas.submission import apply
 from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
+from pgqueue.enqueueing.preparing import Args, Kwargs, Preparer
 from pgqueue.errors import UnknownTask
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions, check_call_options, read_call
-from pgqueue.preparing import Args, Kwargs, Preparer
 from pgqueue.request import Request
 from pgqueue.tasks.errbacks import error_args
 from pgqueue.tasks.repeated import Repeated

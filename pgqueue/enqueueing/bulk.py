@@ -8,9 +8,10 @@ from typing import Any, TypeVar, cast
 import psycopg
 
 from pgqueue.canvas.signatures import Signature
-from pgqueue.client import Client
 from pgqueue.codec import encode_call
-from pgqueue.enrolment import Participant, aenlist, enlist
+from pgqueue.enqueueing.client import Client
+from pgqueue.enqueueing.enrolment import Participant, aenlist, enlist
+from pgqueue.enqueueing.preparing import ancestry
 from pgqueue.errors import (
     DatabaseUnavailable,
     DuplicateJob,
@@ -20,7 +21,6 @@ from pgqueue.errors import (
     ValidationError,
 )
 from pgqueue.job import new_job_ids
-from pgqueue.preparing import ancestry
 from pgqueue.results.result import AsyncResult
 from pgqueue.store.claims import finished_attempts
 from pgqueue.store.database import Database, translate
