@@ -1,6 +1,6 @@
 """What `import pgqueue` offers."""
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.canvas.chains import chain, chord, group
 from pgqueue.canvas.maps import chunks, xmap, xstarmap
 from pgqueue.canvas.signatures import Signature, maybe_signature, signature

@@ -22,7 +22,7 @@ _PACKAGE = str(Path(__file__).parent)
 
 
 class AppLike(Protocol):
-    """What makes an object an application (pgqueue.app.PgQueue), without an import from above."""
+    """What makes an object an application (pgqueue.PgQueue), without an import from above."""
 
     conf: Any
     tasks: Any

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     import psycopg
 
-    from pgqueue.app import PgQueue
+    from pgqueue.app.application import PgQueue
     from pgqueue.store.statement import Queries
 
 __all__ = ["Session", "pass_session"]
@@ -71,7 +71,7 @@ class Session:
         return connection
 
     def _find(self) -> "PgQueue":
-        from pgqueue.app import PgQueue  # noqa: PLC0415 - takes longer than --help may
+        from pgqueue.app.application import PgQueue  # noqa: PLC0415 - takes longer than --help may
         from pgqueue.discovery import find_app  # noqa: PLC0415 - as above
 
         if self.app_name is None:

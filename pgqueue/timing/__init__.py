@@ -1,1 +1,1 @@
-"""When something is due: crontabs, intervals, solar events and time zones. Pure: no database, no clock of its own."""
+"""When something is due: crontabs, intervals, solar events, and the time zones they are in. No database."""

@@ -4,7 +4,7 @@ import logging
 import sys
 from typing import Any
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.discovery import find_app, import_tasks
 from pgqueue.worker.logs import set_up_logging
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run as run_statement

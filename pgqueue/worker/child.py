@@ -13,7 +13,7 @@ from collections import deque
 from types import FrameType
 from typing import Any
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.errors import SoftTimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.application import load_application

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.codec import clean_text, decode_args, decode_kwargs, encode_error, encode_result
 from pgqueue.errors import (
     Ignore,

@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from typing import Any
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.worker.plan import make_plan
 from pgqueue.worker.worker import Worker

@@ -5,7 +5,7 @@ import socket
 import sys
 from dataclasses import dataclass, field
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.errors import ConfigurationError
 
 __all__ = ["WorkerPlan", "make_plan", "parse_pools"]

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.codec import encode_result
 from pgqueue.enqueueing.enrolment import aexecute_on, execute_on
 from pgqueue.errors import LeaseLost, PgQueueError, Replaced

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psycopg
 
-from pgqueue.app import PgQueue
+from pgqueue.app.application import PgQueue
 from pgqueue.errors import ConfigurationError
 from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight

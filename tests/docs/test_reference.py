@@ -9,8 +9,8 @@ import pytest
 from pgqueue.cli.declined import WORKER
 from pgqueue.config.validation import _BEAT_KEYS
 from pgqueue.declined.options import DECLINED_CALL_OPTIONS, DECLINED_TASK_OPTIONS
-from pgqueue.definitions import _DETAILS
 from pgqueue.options.options import CallOptions, TaskOptions
+from pgqueue.schedules.definitions import _DETAILS
 from scripts import cli_reference
 from tests.support.process import REPOSITORY
 

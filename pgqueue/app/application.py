@@ -10,14 +10,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
 
-from pgqueue.app_schedules import AppSchedules
-from pgqueue.app_workflows import AppWorkflows
+from pgqueue.app.connecting import Connector
+from pgqueue.app.control import Control
+from pgqueue.app.schedules import AppSchedules
+from pgqueue.app.workflows import AppWorkflows
 from pgqueue.canvas.signatures import Signature
 from pgqueue.canvas.signatures import signature as make_signature
 from pgqueue.codec import loaded_exception
 from pgqueue.config.conf import Conf
-from pgqueue.connecting import Connector
-from pgqueue.control import Control
 from pgqueue.declined.attributes import APP, Declining
 from pgqueue.declined.options import DECLINED_APP_OPTIONS
 from pgqueue.discovery import autodiscover, import_tasks

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pgqueue.config.conf import Conf
-from pgqueue.definitions import Definitions, checked
 from pgqueue.enqueueing.client import Client
 from pgqueue.enqueueing.enrolment import Participant, aenlist, enlist
 from pgqueue.errors import UnknownSchedule, ValidationError
 from pgqueue.options.values import instant, short
 from pgqueue.results.result import AsyncResult
-from pgqueue.schedule_views import BACKFILL_LIMIT, Backfill, Schedule, all_shown, known_text, limit_of, only, refused
+from pgqueue.schedules.definitions import Definitions, checked
+from pgqueue.schedules.views import BACKFILL_LIMIT, Backfill, Schedule, all_shown, known_text, limit_of, only, refused
 from pgqueue.store.database import Database
 from pgqueue.store.schedules import (
     ScheduleRow,
@@ -28,10 +28,9 @@ from pgqueue.store.schedules import (
 )
 from pgqueue.store.statement import Queries, Statement
 from pgqueue.tasks.task import Task
-from pgqueue.timing.recurrence import crontab, schedule, solar, timing_of
 from pgqueue.timing.zones import zone_of
 
-__all__ = ["Backfill", "Schedule", "Schedules", "crontab", "schedule", "solar", "timing_of"]
+__all__ = ["Schedules"]
 
 R = TypeVar("R")
 _MICROSECOND = timedelta(microseconds=1)
