@@ -70,7 +70,7 @@ alter table pgqueue.workers add column schedules text;     -- owner and fingerpr
 
 -- What may be in a row -----------------------------------------------------------------------------------------------
 
--- Raises what is wrong with a cron expression; the same grammar as pgqueue.cron has. p_both: as match_both_days.
+-- Raises what is wrong with a cron expression; the same grammar as pgqueue.timing.cron has. p_both: as match_both_days.
 create function pgqueue.check_cron(p_cron text, p_both boolean default false) returns void
 language plpgsql immutable set search_path = pg_catalog, pgqueue, pg_temp as $$
 declare
