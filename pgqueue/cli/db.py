@@ -17,7 +17,7 @@ def db() -> None:
 @pass_session
 def start(session: Session) -> None:
     """Start the server unless it runs, and print its DSN."""
-    from pgqueue import embedded  # noqa: PLC0415 - not needed by --help
+    import pgqueue.embedded as embedded  # noqa: PLC0415 - not needed by --help
 
     dsn = embedded.start()
     session.note(f"the embedded PostgreSQL runs in {embedded.path()}")
@@ -28,7 +28,7 @@ def start(session: Session) -> None:
 @pass_session
 def stop(session: Session) -> None:
     """Stop the server, ending its sessions; its data stays."""
-    from pgqueue import embedded  # noqa: PLC0415 - not needed by --help
+    import pgqueue.embedded as embedded  # noqa: PLC0415 - not needed by --help
 
     stopped = embedded.stop()
     session.note("the embedded PostgreSQL was stopped" if stopped else "the embedded PostgreSQL was not running")
@@ -37,7 +37,7 @@ def stop(session: Session) -> None:
 @db.command()
 def path() -> None:
     """Print the directory of the server."""
-    from pgqueue import embedded  # noqa: PLC0415 - not needed by --help
+    import pgqueue.embedded as embedded  # noqa: PLC0415 - not needed by --help
 
     click.echo(str(embedded.path()))
 
@@ -45,7 +45,7 @@ def path() -> None:
 @db.command()
 def url() -> None:
     """Print the DSN of the running server; exit code 1 when it does not run."""
-    from pgqueue import embedded  # noqa: PLC0415 - not needed by --help
+    import pgqueue.embedded as embedded  # noqa: PLC0415 - not needed by --help
 
     dsn = embedded.running_dsn()
     if dsn is None:
@@ -58,7 +58,7 @@ def url() -> None:
 @pass_session
 def reset(session: Session, force: bool) -> None:
     """Stop the server and delete everything in it."""
-    from pgqueue import embedded  # noqa: PLC0415 - not needed by --help
+    import pgqueue.embedded as embedded  # noqa: PLC0415 - not needed by --help
 
     confirm(f"Delete the embedded PostgreSQL in {embedded.path()} with everything in it?", force=force)
     embedded.reset()

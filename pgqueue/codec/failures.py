@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pgqueue import errors
+import pgqueue.errors as errors
 from pgqueue.codec.decoding import decode_result
 from pgqueue.codec.encoding import encode_result
 from pgqueue.errors import PgQueueError, RemoteError, TaskPredicate, ValidationError

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from pgqueue import errors
+import pgqueue.errors as errors
 from pgqueue.codec import decode_error, decode_result
 from pgqueue.declined.attributes import RESULT, Declining
 from pgqueue.declined.options import DECLINED_GET_OPTIONS, DECLINED_RESULT_OPTIONS, DECLINED_REVOKE_OPTIONS

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, Protocol, Unpack
 from zoneinfo import ZoneInfo
 
-from pgqueue import errors
+import pgqueue.errors as errors
 from pgqueue.canvas.replacement import stand_in
 from pgqueue.canvas.sender import Sender
 from pgqueue.canvas.signatures import Signature

@@ -783,9 +783,10 @@ def test_what_the_package_shows() -> None:
 
 
 def test_the_package_loads_what_is_asked_for() -> None:
-    """--help does without the driver; a name stays what it is when a room of a like name is loaded first."""
+    """--help does without the driver, a room without those above it; a name stays what it is when a room is first."""
     program = (
         "import pgqueue, pgqueue.cli.main, sys; assert 'psycopg' not in sys.modules;"
+        "import pgqueue.results.result; assert 'pgqueue.api' not in sys.modules;"
         "import pgqueue.canvas.signatures, pgqueue.workflows.workflow;"
         "assert callable(pgqueue.signature) and pgqueue.Workflow"
     )
