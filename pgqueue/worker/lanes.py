@@ -32,6 +32,7 @@ STRIDE = 1_000
 STRAGGLER_SECONDS = 0.25
 # Share of time spent on looks from a mark that is far behind.
 LOOK_BEHIND_DUTY = 0.05
+LOOK_BEHIND_SECONDS = 30.0  # they are never further apart, however long one took
 FULL_LOOK_SECONDS = 60.0
 FULL_LOOK_DUTY = 0.01
 # What a look costs by itself, counted in jobs.
@@ -196,5 +197,5 @@ class Lanes:
         if not far or seconds / size < self._usual:
             self._usual += 0.1 * (min(seconds / size, 4 * self._usual) - self._usual)
         if far:
-            excess = max(0.0, seconds - self._usual * size)
-            self._mark_look_at = max(self._mark_look_at, now + excess / LOOK_BEHIND_DUTY)
+            pause = max(0.0, seconds - self._usual * size) / LOOK_BEHIND_DUTY
+            self._mark_look_at = max(self._mark_look_at, now + min(pause, LOOK_BEHIND_SECONDS))

@@ -342,6 +342,22 @@ def test_how_often_ended_stragglers_are_followed_depends_on_what_it_costs() -> N
     assert after_of(table)[0] <= table.last_seq - 8 * LAG
 
 
+def test_a_look_from_the_mark_that_stalled_does_not_put_the_next_one_off_for_ever() -> None:
+    lanes = Lanes(["a"], clock := Clock())
+    lanes._full_look_at = float("inf")
+    lanes.learn(lanes.plan()[1], LookRow(100, "100:100:", 0, None), [], True, 0.001)
+    # Of a transaction that has drawn many places and is still open.
+    lanes.learn(lanes.plan()[1], LookRow(102, "101:102:101", 4 * LAG, None), [], True, 0.001)
+    clock.now += 0.1
+    _, kind = lanes.plan()
+    assert kind == "mark"
+    clock.now += 600.0  # the server stood still
+    lanes.learn(kind, LookRow(103, "101:103:101", 4 * LAG, None), [], True, 600.0)
+    assert lanes.plan()[1] == "head"
+    clock.now += lanes_room.LOOK_BEHIND_SECONDS
+    assert lanes.plan()[1] == "mark"
+
+
 def test_a_full_look_that_took_long_does_not_make_others_wait_for_what_a_straggler_left() -> None:
     table = Table()
     drained(table)
