@@ -389,6 +389,68 @@ create view workflow_steps as
          LIMIT 1) f ON true;
 comment on view workflow_steps is 'Every step of every workflow. Part of the public contract.';
 
+CREATE OR REPLACE FUNCTION pgqueue.add_compensations(p_workflow_id uuid, p_settle_id uuid, p_ids uuid[], p_compensates uuid[], p_waits integer[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+    insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+    select p_workflow_id, n.id, n.waits, p_settle_id, 'order', 'ignore'
+    from unnest(p_ids, p_compensates, p_waits) n (id, compensates, waits) where n.compensates is not null;
+    with recursive above as (
+        select n.id, n.compensates as step_id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is not null
+        union
+        select a.id, e.parent_id
+        from above a join pgqueue.workflow_edges e on e.workflow_id = p_workflow_id and e.child_id = a.step_id and e.kind <> 'error'
+    ), before as (
+        select distinct c.job_id, c.total, a.id
+        from above a
+        join pgqueue.workflow_edges e on e.parent_id = a.step_id
+        join pgqueue.workflow_joins c on c.job_id = e.child_id and c.compensates = a.step_id
+        where c.job_id <> all (p_ids)
+    ), wait as (
+        insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+        select p_workflow_id, b.job_id, b.total - 1 + row_number() over (partition by b.job_id order by b.id), b.id, 'order', 'ignore'
+        from before b
+    )
+    update pgqueue.workflow_joins j set total = j.total + b.added, remaining = j.remaining + b.added
+    from (select b.job_id, count(*) as added from before b group by b.job_id) b where j.job_id = b.job_id;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgqueue.add_settle(p_workflow_id uuid, p_queue text)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pgqueue', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+    v_id uuid := pgqueue.new_job_id();
+    v_ids uuid[];
+begin
+    v_ids := (select pgqueue.step_ids(w) from pgqueue.workflows w where w.id = p_workflow_id);
+    perform pgqueue.lock_steps(v_ids);
+    -- Without those that were deleted by hand.
+    v_ids := array (
+        select i.id from unnest(v_ids) with ordinality i (id, place)
+        where exists (select from pgqueue.live_jobs j where j.id = i.id)
+           or exists (select from pgqueue.workflow_results r where r.job_id = i.id)
+        order by i.place);
+    update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_ids);
+    insert into pgqueue.live_jobs (id, seq, enqueued_at, state, queue, task, workflow_id)
+    values (v_id, nextval('pgqueue.job_seq'), clock_timestamp(), 'waiting', p_queue, 'pgqueue.settle', p_workflow_id);
+    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, run)
+    select v_id, p_workflow_id, count(*), count(*) filter (where r.job_id is null), 'settle'
+    from unnest(v_ids) i (id) left join pgqueue.workflow_results r on r.job_id = i.id;
+    insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+    select p_workflow_id, v_id, i.place - 1, i.id, 'order', 'ignore' from unnest(v_ids) with ordinality i (id, place);
+    update pgqueue.workflows w set settle_id = v_id where w.id = p_workflow_id;
+    return v_id;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamp with time zone, p_succeeded boolean DEFAULT false)
  RETURNS void
  LANGUAGE plpgsql
@@ -1448,6 +1510,8 @@ declare
     v_settle uuid;
     v_deadline uuid;
     v_last uuid;
+    v_added uuid[] := p_ids;
+    v_awaited uuid[];
     v_place integer;
 begin
     perform pg_current_xact_id();
@@ -1462,7 +1526,11 @@ begin
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
-        insert into pgqueue.workflow_additions (workflow_id, place, job_ids) values (p_workflow_id, v_place, p_ids);
+        if v_settle is null and p_compensates is not null then
+            v_settle := pgqueue.add_settle(p_workflow_id, p_queues[1]);
+            v_added := v_added || v_settle;
+        end if;
+        insert into pgqueue.workflow_additions (workflow_id, place, job_ids) values (p_workflow_id, v_place, v_added);
         v_outside := array (select p.id from unnest(p_parents) p (id) except select n.id from unnest(p_ids) n (id));
         perform pgqueue.lock_steps(v_outside) where v_outside <> '{}';
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
@@ -1501,9 +1569,10 @@ begin
     end if;
 
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at, expires_in, compensates)
-    select n.id, p_workflow_id, n.waits, n.waits, n.step, n.inputs, n.run, n.delay, n.eta, n.expires_in, n.compensates
+    select n.id, p_workflow_id, w.waits, w.waits, n.step, n.inputs, n.run, n.delay, n.eta, n.expires_in, n.compensates
     from unnest(p_ids, p_steps, p_inputs, p_runs, p_delays, p_etas, p_expires_in, p_compensates, p_waits)
          n (id, step, inputs, run, delay, eta, expires_in, compensates, waits)
+    cross join lateral (select n.waits + (p_existing and n.compensates is not null)::integer) w (waits)  -- for settle
     where n.waits > 0 or n.run is not null or n.compensates is not null;
 
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
@@ -1529,15 +1598,21 @@ begin
     perform pgqueue.wake_queues(array (select distinct q from unnest(p_queues) q));
 
     if p_existing then
+        if p_compensates is not null then
+            perform pgqueue.add_compensations(p_workflow_id, v_settle, p_ids, p_compensates, p_waits);
+        end if;
         -- What waits for the end of everything also waits for the new steps.
         for v_last in
             select j.job_id from pgqueue.workflow_joins j where j.job_id in (v_settle, v_deadline) order by j.job_id for update
         loop
+            -- The deadline for compensations, too; these wait for the settling themselves.
+            v_awaited := case when v_last = v_deadline then v_added else array (
+                select n.id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is null) end;
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
             select p_workflow_id, v_last, j.total + n.place::integer, n.id, 'order', 'ignore'
-            from pgqueue.workflow_joins j, unnest(p_ids) with ordinality n (id, place)
+            from pgqueue.workflow_joins j, unnest(v_awaited) with ordinality n (id, place)
             where j.job_id = v_last and j.state = 'waiting';
-            update pgqueue.workflow_joins j set total = j.total + cardinality(p_ids), remaining = j.remaining + cardinality(p_ids)
+            update pgqueue.workflow_joins j set total = j.total + cardinality(v_awaited), remaining = j.remaining + cardinality(v_awaited)
             where j.job_id = v_last and j.state = 'waiting';
             if not found and v_last = v_settle then
                 raise exception 'workflow %: it is over', p_workflow_id using errcode = 'invalid_parameter_value';

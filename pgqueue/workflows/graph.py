@@ -53,6 +53,7 @@ def compile_parts(
     existing: Mapping[str, str],
     connection: Any,
     deadline_in: float | None,
+    added: bool,
 ) -> tuple[NewWorkflow, dict[str, str]]:
     """Make the workflow.
 
@@ -64,6 +65,7 @@ def compile_parts(
         existing: ids of the steps of a running workflow by their names.
         connection: of the transaction that it will be part of, or None.
         deadline_in: seconds.
+        added: to a running workflow, whose own compensations the database puts behind the new ones.
 
     Returns:
         The workflow, checked, and the ids of the new steps by their names.
@@ -77,7 +79,7 @@ def compile_parts(
         with _named(part.name):
             graph.add_part(part)
     graph.finish()
-    graph.add_compensations(parts)
+    graph.add_compensations(parts, added)
     found = graph.finish()
     own = json.dumps({"workflow_id": workflow_id})
     steps = [_told(step, workflow_id, own) for step in found.steps]
@@ -300,21 +302,25 @@ class NamedGraph(GraphBuilder):
 
     # compensations
 
-    def add_compensations(self, parts: Mapping[str, Part]) -> None:
+    def add_compensations(self, parts: Mapping[str, Part], added: bool) -> None:
         """Behind the end of everything, in reverse order: what undoes the steps that say so."""
         undone = {name: part for name, part in parts.items() if part.compensate is not None}
         if not undone:
             return
-        before = [step.job.id for step in self.steps]
-        settle = self._own_step("settle")
-        self.edges.extend(NewEdge(one, settle, place, "order", "ignore") for place, one in enumerate(before))
+        settle = [] if added else [self._settle()]  # a running workflow has its own, or the database gives it one
         later = _nearest_followers(parts, undone)
         made: dict[str, str] = {}
         for part in reversed(list(_sorted(parts, self._all))):
             if part.compensate is not None:
                 with _named(part.name):
-                    behind = [settle, *(made[one] for one in later[part.name])]
+                    behind = [*settle, self._all[part.name], *(made[one] for one in later[part.name])]
                     made[part.name] = self._compensation(part, part.compensate, behind)
+
+    def _settle(self) -> str:
+        before = [step.job.id for step in self.steps]
+        settle = self._own_step("settle")
+        self.edges.extend(NewEdge(one, settle, place, "order", "ignore") for place, one in enumerate(before))
+        return settle
 
     def _compensation(self, part: Part, signature: Signature[Any], behind: Sequence[str]) -> str:
         target = self._all[part.name]

@@ -118,7 +118,7 @@ class Workflow:
                 result if it has a parameter of the step's name.
 
         Raises:
-            GraphError: the name is used twice; or a compensation is given to a step of a running workflow.
+            GraphError: the name is used twice.
             ValidationError: an argument is wrong.
         """
         if not isinstance(signature, Signature):
@@ -128,8 +128,6 @@ class Workflow:
         for what, one in (("when", when), ("compensate", compensate)):
             if one is not None and (not isinstance(one, Signature) or one.subtask_type is not None):
                 raise ValidationError(f"step {name!r}: {what}: expected a task's signature, got {short(one)}")
-        if compensate is not None and self._of is not None:
-            raise GraphError(f"step {name!r}: a step that is added to a running workflow cannot have a compensation")
         return self._add(name, after, on_failure, signature=signature, when=when, compensate=compensate)
 
     def wait_for(
@@ -283,7 +281,9 @@ class Workflow:
             delay, eta = self._time(self._deadline, "deadline")
             deadline = delay if eta is None else max((eta - datetime.now(UTC)).total_seconds(), 0.0)
         workflow_id = self._of or new_job_id()
-        return compile_parts(client, workflow_id, self.name, self._parts, existing, connection, deadline)
+        return compile_parts(
+            client, workflow_id, self.name, self._parts, existing, connection, deadline, self._of is not None
+        )
 
     def _result(
         self, workflow: NewWorkflow, control: Workflows, ids: Mapping[str, str], participant: Any

@@ -45,7 +45,7 @@ def test_show_draws_the_graph(invoke: Invoke, order: str) -> None:
     assert lines[0].startswith(f"{order}  order-17  running: 0 of 7 steps ended")
     assert lines[1:] == [
         "├─ ○ pay  available  shop.charge",
-        "│  ○ ↶ pay.undo  waiting  shop.refund  waits for 1 of 1",
+        "│  ○ ↶ pay.undo  waiting  shop.refund  waits for 2 of 2",
         "└─ ○ pick.when  available  shop.in_stock",
         "   ○ pick  waiting  shop.reserve  waits for 1 of 1",
         "   ○ approval  waiting  after pay, pick  waits for 2 of 2",

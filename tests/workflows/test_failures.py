@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from pgqueue import PgQueue, TaskRevokedError, ValidationError, Workflow, chain, group
-from pgqueue.errors import EventTimeout, TimeoutError
+from pgqueue.errors import EventTimeout, GraphError, TimeoutError
 from pgqueue.workflows.result import WorkflowResult
 from tests.support.process import wait_until
 
@@ -357,3 +357,70 @@ def test_a_deadlock_with_a_step_that_ends_is_no_error(app: PgQueue, dsn: str) ->
             other.rollback()
             assert cancelled.result(20) == 1
     assert result.state == "cancelled"
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["beside-others", "the-first-ones"])
+def test_steps_that_are_added_are_undone_before_those_that_they_waited_for(
+    app: PgQueue, start: Start, say: Any, fail: Any, undo: Any, log: list[Any], first: bool
+) -> None:
+    flow = Workflow(deadline=timedelta(hours=1))
+    flow.step("pay", say.s("paid"), compensate=undo.s("pay") if first else None)
+    flow.step("pack", say.s("packed"), after="pay")
+    flow.wait_for("go", after="pack")
+    start()
+    result = flow.delay()
+    assert result["pack"].get(timeout=20) == "packed"
+
+    more = app.workflow(result.id)
+    more.step("gift", say.s("given"), after="pack", compensate=undo.s("gift"))
+    more.step("wrap", say.s("wrapped"), after="gift")
+    more.step("bow", say.s("tied"), after="wrap", compensate=undo.s("bow"))
+    more.apply_async()
+    again = app.workflow(result.id)
+    again.step("card", say.s("written"), after=["bow", "pay"], compensate=undo.s("card"))
+    again.step("post", fail.s(), after="card")
+    added = again.apply_async()
+    with pytest.raises(ValueError, match="boom"):
+        added["post"].get(timeout=20)
+    assert [entry for entry in log if entry[0] == "undo"] == []  # not all has ended
+
+    result.resolve("go", 1)
+    with pytest.raises(ValueError, match="boom"):
+        result.get(timeout=20)
+    done = ["card", "bow", "gift", *(["pay"] if first else [])]
+    assert [entry[1] for entry in log if entry[0] == "undo"] == done
+    assert {name: state for name, state in states(result).items() if name and name.endswith(".undo")} == {
+        f"{name}.undo": "succeeded" for name in done
+    }
+
+    log.clear()
+    fail.mend()
+    assert result.retry() > 0
+    assert result.get(timeout=20)["post"] == "mended"
+    assert result.state == "succeeded"
+    assert [entry for entry in log if entry[0] == "undo"] == []
+    assert set(states(result).values()) == {"succeeded", "skipped"}
+    with psycopg.connect(app.dsn) as connection:
+        assert connection.execute("select task from pgqueue.live_jobs").fetchall() == []  # the deadline is gone, too
+    late = app.workflow(result.id)
+    late.step("late", say.s(), compensate=undo.s("late"))
+    with pytest.raises(GraphError, match="it is over"):
+        late.apply_async()
+
+
+def test_a_step_added_after_another_one_failed_is_undone_too(
+    app: PgQueue, start: Start, say: Any, fail: Any, undo: Any, log: list[Any]
+) -> None:
+    flow = Workflow()
+    flow.step("fails", fail.s())
+    flow.wait_for("go")
+    start()
+    result = flow.delay()
+    with pytest.raises(ValueError, match="boom"):
+        result["fails"].get(timeout=20)
+    more = app.workflow(result.id)
+    more.step("pay", say.s("paid"), compensate=undo.s("pay"))
+    assert more.apply_async()["pay"].get(timeout=20) == "paid"
+    result.resolve("go", 1)
+    result.get(timeout=20, propagate=False)
+    assert log[-1] == ("undo", "pay", "paid")
