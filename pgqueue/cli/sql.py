@@ -2,12 +2,15 @@
 
 import csv
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgqueue.cli.options import DURATION
 from pgqueue.cli.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from psycopg import Cursor
 
 __all__ = ["sql"]
 
@@ -41,23 +44,35 @@ def sql(session: Session, query: str | None, as_json: bool, as_csv: bool, write:
             connection.execute(session.queries["set_statement_timeout"], {"milliseconds": str(round(timeout * 1000))})
         typed: Any = query  # the user's own text, run as it is
         cursor = connection.execute(typed)
-        if cursor.description is None:
-            if not as_json and not as_csv:
-                click.echo(cursor.statusmessage)
-            return
-        heads = [column.name for column in cursor.description]
-        rows = cursor.fetchall()
-    if as_json:
-        print_json([dict(zip(heads, row, strict=True)) for row in rows])
-    elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(heads)
-        writer.writerows([[_harmless(cell) for cell in row] for row in rows])
-    else:
-        numbers = [
-            head for i, head in enumerate(heads) if rows and all(isinstance(row[i], int | float) for row in rows)
-        ]
-        print_table(heads, rows, right=numbers)
+        answers = [_answer(cursor)]
+        while cursor.nextset():
+            answers.append(_answer(cursor))
+        tables = [answer for answer in answers if not isinstance(answer, str)]
+        if len(tables) > 1 and (as_json or as_csv):
+            raise click.UsageError(f"--json and --csv show the rows of one query, and {len(tables)} were given")
+    for answer in tables if as_json or as_csv else answers:
+        if isinstance(answer, str):
+            click.echo(answer)
+            continue
+        heads, rows = answer
+        if as_json:
+            print_json([dict(zip(heads, row, strict=True)) for row in rows])
+        elif as_csv:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(heads)
+            writer.writerows([[_harmless(cell) for cell in row] for row in rows])
+        else:
+            numbers = [
+                head for i, head in enumerate(heads) if rows and all(isinstance(row[i], int | float) for row in rows)
+            ]
+            print_table(heads, rows, right=numbers)
+
+
+def _answer(cursor: "Cursor[Any]") -> tuple[list[str], list[Any]] | str:
+    """What one statement answered: its heads and rows, or else what it did."""
+    if cursor.description is None:
+        return cursor.statusmessage or ""
+    return [column.name for column in cursor.description], cursor.fetchall()
 
 
 def _harmless(cell: object) -> object:

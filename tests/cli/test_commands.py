@@ -94,6 +94,13 @@ def test_sql_prints_a_table_json_or_csv(invoke: Invoke) -> None:
     ]
     assert invoke("sql", "--csv", "select 'a,b' as x, '=1+1' as y").out == 'x,y\n"a,b",\'=1+1\n'
     assert invoke("sql", text="select 5 as five").out == "five\n   5\n"
+    assert invoke("sql", "select 1 as a; set local jit = off; select 2 as b;").out == "a\n1\nSET\nb\n2\n"
+    refused = invoke("sql", "--write", "--json", "select 1; create table t (); select 2")
+    assert (refused.code, "the rows of one query, and 2 were given" in refused.err) == (2, True)
+    assert (
+        invoke("sql", "--json", "set local jit = off; select to_regclass('t') as t").out
+        == '[\n  {\n    "t": null\n  }\n]\n'
+    )
 
 
 def test_sql_is_read_only_unless_told(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:
