@@ -45,6 +45,9 @@ class Session:
             self._app = self._find()
             if self._schema is not None:
                 self._app.conf.override({"schema": self._schema})
+            context = click.get_current_context(silent=True)
+            if context is not None and context.color is False:
+                self._app.conf.override({"worker_log_color": False})
         return self._app
 
     @property

@@ -153,8 +153,6 @@ def worker(
         raise click.UsageError(
             "which application? Name it with -A or PGQUEUE_APP, such as: pgqueue -A shop.tasks:app worker", ctx
         )
-    if ctx.color is False:
-        app.conf.override({"worker_log_color": False})
     # By name: everything else in this module serves --help, which must not load the engine.
     code: int = import_module("pgqueue.worker.command").run(
         app,

@@ -298,6 +298,29 @@ def test_completion_knows_the_commands() -> None:
     assert "migrate" in CliRunner().invoke(cli, env=asked, prog_name="pgqueue").output
 
 
+def test_beat_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_with_beat.py").write_text("from pgqueue import PgQueue\napp = PgQueue('shop')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given: dict[str, object] = {}
+
+    def engine(app: PgQueue, **options: object) -> int:
+        given.update(options, color=app.conf.worker_log_color)
+        return 7
+
+    monkeypatch.setattr("pgqueue.worker.beat.run", engine)
+    with pytest.raises(SystemExit) as caught:
+        main(["-C", "-A", "shop_with_beat", "beat", "-l", "debug", "-f", "log", "--max-interval", "5"])
+    assert caught.value.code == 7
+    assert given == {
+        "spec": "shop_with_beat",
+        "loglevel": "DEBUG",
+        "logfile": "log",
+        "max_interval": 5.0,
+        "color": False,
+    }
+
+
 def test_worker_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shop_with_options.py").write_text("from pgqueue import PgQueue\napp = PgQueue('shop')\n")
     monkeypatch.chdir(tmp_path)
