@@ -82,7 +82,7 @@ class LookRow(NamedTuple):
     due_in: float | None  # seconds
 
     def open_transactions(self) -> tuple[list[int], int]:
-        """Return the ids of transactions that were open, and the first id that nobody had yet."""
+        """Return the ids of open transactions up to the last one that had ended, and the id after that one's."""
         _, unused, open_ones = self.snapshot.split(":")
         return list(map(int, open_ones.split(","))) if open_ones else [], int(unused)
 

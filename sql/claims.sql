@@ -60,6 +60,10 @@ select keys, others, asleep from pgqueue.fall_asleep(%(queues)s::text[])
 -- On the LISTEN session: enqueues need not notify any more.
 select pgqueue.wake_up(%(queues)s::text[], %(hand_over)s)
 
+-- name: tell_others
+-- On the LISTEN session: other idle workers look once, while this one goes on answering for these queues.
+select count(pg_notify('pgqueue', 'h' || s.k)) from (select distinct pgqueue.queue_key(q) as k from unnest(%(queues)s::text[]) q) s
+
 -- name: begin_task
 -- Begins a transactional task: the id by which its end knows that the transaction is still the same, and what tells the
 -- session that has it open, should its process die.

@@ -202,9 +202,16 @@ begin
         for v_last in
             select j.job_id from pgqueue.workflow_joins j where j.job_id in (v_settle, v_deadline) order by j.job_id for update
         loop
-            -- The deadline for compensations, too; these wait for the settling themselves.
+            -- The deadline for compensations, too, and what is behind them; these wait for the settling themselves.
             v_awaited := case when v_last = v_deadline then v_added else array (
-                select n.id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is null) end;
+                with recursive behind as (
+                    select c.id from (
+                        select n.id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is not null
+                        union all
+                        select j.job_id from pgqueue.workflow_joins j where j.job_id = any (v_outside) and j.compensates is not null) c
+                    union
+                    select e.child from behind b join unnest(p_children, p_parents) e (child, parent) on e.parent = b.id)
+                select n.id from unnest(p_ids) n (id) where n.id not in (select b.id from behind b)) end;
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
             select p_workflow_id, v_last, j.total + n.place::integer, n.id, 'order', 'ignore'
             from pgqueue.workflow_joins j, unnest(v_awaited) with ordinality n (id, place)
@@ -245,6 +252,9 @@ begin
            or exists (select from pgqueue.workflow_results r where r.job_id = i.id)
         order by i.place);
     update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_ids);
+    -- Claims pass over what is locked here.
+    perform pgqueue.wake_queues(array (select distinct j.queue from pgqueue.live_jobs j
+                                       where j.id = any (v_ids) and j.state || '' = 'available'));
     insert into pgqueue.live_jobs (id, seq, enqueued_at, state, queue, task, workflow_id)
     values (v_id, nextval('pgqueue.job_seq'), clock_timestamp(), 'waiting', p_queue, 'pgqueue.settle', p_workflow_id);
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, run)

@@ -27,6 +27,7 @@ __all__ = [
     "release_jobs",
     "rescue_jobs",
     "retry_jobs",
+    "tell_others",
     "wake_up",
 ]
 
@@ -253,6 +254,11 @@ def fall_asleep(queries: Queries, queues: Sequence[str]) -> Statement[tuple[froz
 def wake_up(queries: Queries, queues: Sequence[str], hand_over: bool) -> Statement[None]:
     """On the LISTEN session, give the wake locks back, and ask another idle worker to take them over."""
     return Statement(queries["wake_up"], {"queues": list(queues), "hand_over": hand_over}, lambda rows: None)
+
+
+def tell_others(queries: Queries, queues: Sequence[str]) -> Statement[None]:
+    """On the LISTEN session, ask other idle workers of these queues to look once."""
+    return Statement(queries["tell_others"], {"queues": list(queues)}, lambda rows: None)
 
 
 def _interval(seconds: float | None) -> str | None:

@@ -143,7 +143,7 @@ class Claimer:
     def _claim_until_stopped(self) -> None:
         listener = self._listener
         burst = quiet_looks = 0
-        more = stale = woken = False
+        more = stale = woken = untold = False
         while not self._stopping:
             worker_id = self._worker_id()
             limit, full = self._room()
@@ -164,7 +164,8 @@ class Claimer:
                 continue
             if self._due_in is not None and self._due_in <= 0:
                 continue
-            self._on_drained()
+            if self._lanes.owed() is None:
+                self._on_drained()
             if full and not self._wants_more_room(full):
                 continue
             if woken and self._unknown and listener.keys:
@@ -174,6 +175,10 @@ class Claimer:
                 self._sleep(HAND_OVER_PAUSE_SECONDS)
                 continue
             if listener.asleep and not stale:
+                if untold and self._unknown:
+                    # What was enqueued while this worker was awake told nobody, and perhaps only others have the task.
+                    listener.tell_others()
+                untold = False
                 burst = quiet_looks = 0
                 woken = self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
                 stale = bool(listener.others)  # who answers for them may be gone by now
@@ -187,6 +192,7 @@ class Claimer:
             else:
                 stale = False
                 if listener.fall_asleep():
+                    untold = True
                     continue  # one more look: what was committed before the locks were ours
                 if listener.keys:
                     # An enqueue is under way and will not notify: look again soon.
@@ -233,7 +239,7 @@ class Claimer:
         token = secrets.randbits(62)
         started = time.monotonic()
         window = None
-        if kind != "full" and self._looked_at is not None:
+        if kind != "full" and self._looked_at is not None and not self._lanes.went_back:
             window = started - self._looked_at + DUE_WINDOW_SECONDS
         connection = self._connection
         if connection is None:
@@ -257,6 +263,8 @@ class Claimer:
             self._take(token, jobs)
         seconds = time.monotonic() - started
         self._lanes.learn(kind, look, jobs, len(jobs) < limit, seconds)
+        if (owed := self._lanes.owed()) is not None:
+            self._due_in = owed if look.due_in is None else min(look.due_in, owed)
         if full and not jobs:
             # It walked over all jobs of the pools that are full.
             self._partial_look_at = time.monotonic() + seconds / PARTIAL_LOOK_DUTY

@@ -46,6 +46,9 @@ Kind = Literal["full", "mark", "head"]
 class Lanes:
     """The lanes (queue, priority) of one claimer and their marks.
 
+    Attributes:
+        went_back: the look that was planned last goes back to what a straggler may have left.
+
     Args:
         queues: names, each served at all ten priorities.
         clock: monotonic seconds.
@@ -69,6 +72,7 @@ class Lanes:
         self._safe = 0  # whoever drew a place up to here has ended, or is a straggler
         self._stragglers: dict[int, int] = {}  # transaction id: up to here it had drawn no place
         self._left_from: int | None = None  # above it, stragglers that ended meanwhile may have left jobs
+        self.went_back = False
         self._last = 0
         self._excluded: frozenset[str] = frozenset()
         self._full_look_at = self._mark_look_at = self._clock()
@@ -86,7 +90,8 @@ class Lanes:
         if not self._excluded <= left_out:
             self._mark_look_at = now  # jobs that were left out lie behind
         self._excluded = left_out
-        if self._left_from is not None and now >= self._mark_look_at:
+        self.went_back = self._left_from is not None and now >= self._mark_look_at
+        if self._left_from is not None and self.went_back:
             self._mark = {lane: min(mark, self._left_from) for lane, mark in self._mark.items()}
             self._asked = dict.fromkeys(self._asked, 0)
             self._left_from = None
@@ -109,6 +114,10 @@ class Lanes:
             ranges.append((*lane, FRONT, 0))
             ranges.append((*lane, after, END))
         return ranges, kind
+
+    def owed(self) -> float | None:
+        """Seconds until a look may go back to what ended stragglers may have left; None: there is none."""
+        return None if self._left_from is None else max(0.0, self._mark_look_at - self._clock())
 
     def learn(self, kind: Kind, look: LookRow, jobs: Iterable[ClaimedJob], exhausted: bool, seconds: float) -> None:
         """Note what a look found.

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from pgqueue.store.claims import fall_asleep, wake_up
+from pgqueue.store.claims import fall_asleep, tell_others, wake_up
 from pgqueue.store.statement import Queries, run
 
 __all__ = ["Listener"]
@@ -137,6 +137,11 @@ class Listener:
         self.keys, self.others, free = run(self._session, fall_asleep(self._queries, self._queues))
         self.asleep = free and bool(self.keys)
         return self.asleep
+
+    def tell_others(self) -> None:
+        """Let other idle workers of its queues look once: they may have tasks that this one has not."""
+        if self._session is not None:
+            run(self._session, tell_others(self._queries, self._queues))
 
     def rise(self, hand_over: bool) -> None:
         """Give the locks back: enqueues need not notify while the claimer is busy anyway."""

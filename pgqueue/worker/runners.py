@@ -125,7 +125,6 @@ class ThreadRunner:
     def _next(self, slot: int) -> JobToRun | None:
         with self._lock:  # not the condition, which enters it in Python code
             while not self._queue:
-                self._board.clear(slot)
                 if self._stopping:
                     return None
                 self._idle += 1
@@ -151,6 +150,7 @@ class ThreadRunner:
             job = taken
             started = time.monotonic()
             outcome = interrupts.run(job.number, executor.soft_limit(job), call, interrupted)
+            self._board.clear(slot)  # now: a report may have to wait, and would count as run time
             self._done(outcome, started)
         executor.end_thread()
 
@@ -248,7 +248,7 @@ class LoopRunner:
     def _start(self) -> None:
         queue, tasks, loop = self._queue, self._tasks, self._loop
         job = None
-        while queue and len(tasks) < self._concurrency:
+        while queue and not self._stopping and len(tasks) < self._concurrency:
             job = queue.popleft()
             # Not loop.create_task(), whose detour costs as much as the task itself; a name spares asyncio a counter.
             # In a context of its own, whichever job made room for it.

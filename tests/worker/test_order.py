@@ -141,6 +141,30 @@ def test_of_two_applications_on_one_queue_neither_waits_for_a_poll(app: PgQueue,
     second.close()
 
 
+def test_what_a_long_transaction_enqueued_runs_as_soon_as_it_commits(app: PgQueue, dsn: str, rows: Rows) -> None:
+    """Thousands of places have passed meanwhile: it is a straggler, and the look that its end wakes goes back."""
+
+    @app.task(name="t")
+    def t(n: int) -> int:
+        return n
+
+    app.conf.worker_poll_interval = 3600
+    wakes = "classid = hashtext('pgqueue')::oid and mode = 'ExclusiveLock'"
+
+    def asleep() -> bool:
+        return bool(rows.execute(f"select 1 from pg_locks where granted and {wakes}"))
+
+    with psycopg.connect(dsn) as conn, app.worker(pool="threads", concurrency=2):
+        wait_until(asleep)
+        with app.using(conn):  # it will notify when it commits
+            late = t.delay(1)
+        for _ in range(3):
+            assert app.enqueue_many([t.s(n) for n in range(5000)])[-1].get(timeout=60) == 4999
+        wait_until(asleep)
+        conn.commit()
+        rows.until(late.id, "succeeded")  # not get(), which wakes the worker once more
+
+
 def test_schemas_in_one_database_do_not_see_each_other(app: PgQueue, dsn: str) -> None:
     migrate(dsn, schema="billing")
     billing = PgQueue("billing", dsn=dsn, schema="billing")

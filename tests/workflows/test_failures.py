@@ -424,3 +424,34 @@ def test_a_step_added_after_another_one_failed_is_undone_too(
     result.resolve("go", 1)
     result.get(timeout=20, propagate=False)
     assert log[-1] == ("undo", "pay", "paid")
+
+
+def test_callbacks_of_a_compensation_that_is_added_run_and_an_added_step_may_wait_for_one(
+    app: PgQueue, start: Start, say: Any, fail: Any, undo: Any, log: list[Any]
+) -> None:
+    @app.task(name="alert")
+    def alert(task_id: str) -> None:
+        log.append(("alert", task_id))
+
+    @app.task(name="broken")
+    def broken() -> None:
+        raise ArithmeticError("broken")
+
+    flow = Workflow(app=app)
+    flow.wait_for("go")
+    start()
+    result = flow.delay()
+    more = app.workflow(result.id)
+    more.step("a", say.s("a"), compensate=undo.si("a").set(link=say.si("linked")))
+    more.step("b", say.s("b"), compensate=fail.si().on_error(alert.s()))
+    more.step("c", broken.s())
+    more.apply_async()
+    again = app.workflow(result.id)
+    again.step("after", say.si("after"), after="a.undo")
+    again.apply_async()
+    result.resolve("go", 1)
+    with pytest.raises(ArithmeticError, match="broken"):
+        result.get(timeout=20)
+    ended = {entry[0] for entry in log}
+    assert {"undo", "linked", "fail", "alert", "after"} <= ended
+    assert {result_state for name, result_state in states(result).items() if name == "after"} == {"succeeded"}
