@@ -149,10 +149,10 @@ def test_what_a_long_transaction_enqueued_runs_as_soon_as_it_commits(app: PgQueu
         return n
 
     app.conf.worker_poll_interval = 3600
-    wakes = "classid = hashtext('pgqueue')::oid and mode = 'ExclusiveLock'"
+    wake_lock = "select 1 from pg_locks where classid = hashtext('pgqueue')::oid and mode = 'ExclusiveLock' and granted"
 
     def asleep() -> bool:
-        return bool(rows.execute(f"select 1 from pg_locks where granted and {wakes}"))
+        return bool(rows.execute(wake_lock))
 
     with psycopg.connect(dsn) as conn, app.worker(pool="threads", concurrency=2):
         wait_until(asleep)
