@@ -191,8 +191,9 @@ class Claimer:
                 quiet_looks += 1
             else:
                 stale = False
+                answered_for = listener.keys if listener.asleep else frozenset()
                 if listener.fall_asleep():
-                    untold = True
+                    untold = untold or not listener.keys <= answered_for
                     continue  # one more look: what was committed before the locks were ours
                 if listener.keys:
                     # An enqueue is under way and will not notify: look again soon.
