@@ -303,8 +303,10 @@ class LoopRunner:
         try:
             outcome: Outcome = await inner
         except asyncio.CancelledError:
-            inner.cancel()
-            raise
+            if inner.cancelled() or not inner.done():
+                inner.cancel()
+                raise
+            outcome = inner.result()  # it ended in the instant in which it was cancelled
         finally:
             for timer in timers:
                 timer.cancel()
