@@ -83,8 +83,8 @@ class LookRow(NamedTuple):
 
     def open_transactions(self) -> tuple[list[int], int]:
         """Return the ids of open transactions up to the last one that had ended, and the id after that one's."""
-        _, unused, open_ones = self.snapshot.split(":")
-        return list(map(int, open_ones.split(","))) if open_ones else [], int(unused)
+        _, after_all, open_ones = self.snapshot.split(":")
+        return list(map(int, open_ones.split(","))) if open_ones else [], int(after_all)
 
 
 class ClaimedJob(NamedTuple):

@@ -162,7 +162,7 @@ class Lanes:
 
     def _learn_horizon(self, look: LookRow) -> None:
         horizons, stragglers, now = self._horizons, self._stragglers, self._clock()
-        open_ones, oldest = look.open_transactions()
+        open_ones, after_all = look.open_transactions()
         for xid in stragglers.keys() - open_ones:
             place = stragglers.pop(xid)
             self._left_from = place if self._left_from is None else min(place, self._left_from)
@@ -170,7 +170,7 @@ class Lanes:
             for xid in open_ones:
                 if xid < horizons[0][0]:
                     stragglers.setdefault(xid, self._safe)
-        oldest = min((xid for xid in open_ones if xid not in stragglers), default=oldest)
+        oldest = min((xid for xid in open_ones if xid not in stragglers), default=after_all)
         while horizons and horizons[0][0] <= oldest:
             self._safe = horizons.popleft()[1]
         if look.last_seq > (horizons[-1][1] if horizons else self._safe):
