@@ -19,9 +19,9 @@ class WrongFloor(Exception):
 
 
 def drain(run: Run) -> Iterator[Figure]:
-    """No-op jobs (100,000; 40,000 in the short run), preloaded, from the first claim to the last finish."""
+    """No-op jobs (100,000; 30,000 in the short run), preloaded, from the first claim to the last finish."""
     server = run.server
-    count = 100_000 if run.long else 40_000
+    count = 100_000 if run.long else 30_000
     tasks = {"loop": "bench.coroutine", "threads": "bench.function", "processes": "bench.function"}
     batch = _best_batch(run)
     rates: dict[str, list[float]] = {name: [] for name in ("floor", "serial", *tasks)}

@@ -42,7 +42,7 @@ def held(run: Run) -> Iterator[Figure]:
                 other.execute(begin)
                 began = time.monotonic()
                 rates: list[float] = []
-                while len(rates) < 4 or (run.long and time.monotonic() - began < HOLD_SECONDS):
+                while len(rates) < 3 or (run.long and time.monotonic() - began < HOLD_SECONDS):
                     rates.append(burst())
                     if run.long:
                         run.say(f"{label}: {rates[-1]:,.0f} jobs/s")

@@ -874,17 +874,16 @@ language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 #variable_conflict use_column
 declare
+    v_ids uuid[];
     v_join pgqueue.workflow_joins;
     v_kept timestamptz;
 begin
-    perform pgqueue.lock_below(array (
+    v_ids := array (
         select j.job_id from pgqueue.workflow_joins j
         where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
-          and j.run = 'wait' and j.step = resolve.event));
-    select j.* into v_join from pgqueue.workflow_joins j
-    where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
-      and j.run = 'wait' and j.step = resolve.event
-    for update;
+          and j.run = 'wait' and j.step = resolve.event);
+    perform pgqueue.lock_steps(v_ids);
+    select j.* into v_join from pgqueue.workflow_joins j where j.job_id = any (v_ids);
     if not found then
         raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
             using errcode = 'invalid_parameter_value';
@@ -894,12 +893,6 @@ begin
     elsif v_join.state = 'waiting' then
         update pgqueue.workflow_joins j set event = coalesce(resolve.value, 'null') where j.job_id = v_join.job_id;
         return;
-    end if;
-    -- Its timer may be about to end it: that one holds the row and waits for the join.
-    perform 1 from pgqueue.live_jobs j where j.id = v_join.job_id for update skip locked;
-    if not found then
-        raise exception 'event: % of workflow %: its time is over', quote_literal(resolve.event), resolve.workflow_id
-            using errcode = 'invalid_parameter_value';
     end if;
     select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept from pgqueue.workflows w where w.id = resolve.workflow_id;
     perform pgqueue.end_steps(array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);

@@ -25,6 +25,18 @@ def test_a_timer_waits_for_nobodys_open_transaction(graph: Graph) -> None:
     assert list(graph.claim()) == ["b"]
 
 
+def test_an_event_waits_for_whoever_holds_its_step(graph: Graph) -> None:
+    graph.step("ok", run="wait", delay=3600.0).step("b", ["ok"], inputs="value").enqueue()
+    store = graph.store
+    holder, user = store.session(), store.session()
+    with holder.conn.transaction():
+        holder.rows("select from pgqueue.live_jobs where id = %s for update", [graph.ids["ok"]])
+        resolved = user.start(lambda: user.run(workflows.resolve_event(user.queries, graph.id, "ok", "1")), store)
+        assert not resolved.done()
+    resolved.result(10)
+    assert graph.run() == ["b"]
+
+
 def test_a_timer_that_fails_waits_for_nobody_who_adds_steps(graph: Graph) -> None:
     graph.step("ok", run="wait", delay=3600.0).step("a", ["ok"]).enqueue()
     store = graph.store
