@@ -127,14 +127,18 @@ def wait_for_end(
     patience = _Patience(name or job_id, timeout, interval)
     mark = mark_waited_for(database.queries, job_id)
     listener = _listener(database)
+    heard = False
     try:
         while True:
             # In this order (listening began before): what ends after the mark notifies, what ended before is seen.
-            if listener is not None:
+            if listener is not None and not heard:
                 database.run(mark, mark)
             row = look(database, job_id)
             if row is not None and JobState(row.state).finished:
                 return row
+            if heard:  # it ended, and was put back in line since
+                heard = False
+                continue
             if patience.runs_out():
                 ask = live_worker_exists(database.queries, job_id)
                 if database.run(ask, ask) is False:
@@ -144,7 +148,7 @@ def wait_for_end(
                 time.sleep(pause)
                 continue
             try:
-                _hear(listener, job_id, pause)
+                heard = _hear(listener, job_id, pause)
             except psycopg.Error:
                 database.listeners.give_checked(listener)
                 database.listeners.drop_idle()
@@ -161,13 +165,15 @@ def _listener(database: Database) -> psycopg.Connection[Any] | None:
         return None
 
 
-def _hear(listener: psycopg.Connection[Any], job_id: str, seconds: float) -> None:
+def _hear(listener: psycopg.Connection[Any], job_id: str, seconds: float) -> bool:
+    """Listen for so long; true as soon as the job's end is told."""
     end = time.monotonic() + seconds
     while seconds > 0:
         for notification in listener.notifies(timeout=seconds, stop_after=1):
             if notification.payload == job_id:
-                return
+                return True
         seconds = end - time.monotonic()
+    return False
 
 
 async def await_end(
@@ -178,13 +184,17 @@ async def await_end(
     mark = mark_waited_for(database.queries, job_id)
     _, listeners = database.loop_pools()
     listener = await _alistener(database)
+    heard = False
     try:
         while True:
-            if listener is not None:
+            if listener is not None and not heard:
                 await database.arun(mark, mark)
             row = await alook(database, job_id)
             if row is not None and JobState(row.state).finished:
                 return row
+            if heard:
+                heard = False
+                continue
             if patience.runs_out():
                 ask = live_worker_exists(database.queries, job_id)
                 if await database.arun(ask, ask) is False:
@@ -194,7 +204,7 @@ async def await_end(
                 await asyncio.sleep(pause)
                 continue
             try:
-                await _ahear(listener, job_id, pause)
+                heard = await _ahear(listener, job_id, pause)
             except psycopg.Error:
                 listeners.give(listener)
                 listeners.drop_idle()
@@ -211,10 +221,11 @@ async def _alistener(database: Database) -> psycopg.AsyncConnection[Any] | None:
         return None
 
 
-async def _ahear(listener: psycopg.AsyncConnection[Any], job_id: str, seconds: float) -> None:
+async def _ahear(listener: psycopg.AsyncConnection[Any], job_id: str, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while seconds > 0:
         async for notification in listener.notifies(timeout=seconds, stop_after=1):
             if notification.payload == job_id:
-                return
+                return True
         seconds = end - time.monotonic()
+    return False

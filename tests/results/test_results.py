@@ -250,6 +250,19 @@ def test_waiting_until_the_job_ends(shop: PgQueue, store: Store, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["get", "aget"])
+def test_waiting_for_a_job_that_was_put_back_in_line_goes_on(shop: PgQueue, store: Store, kind: str) -> None:
+    result = shop.tasks["t.add"].delay(1)
+    with ThreadPoolExecutor() as pool:
+        found = waiting(result, pool, kind)
+        wait_until(waited_for(store), what="get() asks for a notification")
+        store.rows("update pgqueue.live_jobs set waited_for = false returning pg_notify('pgqueue/results', id::text)")
+        wait_until(waited_for(store), what="get() asks again")
+        assert not found.done()
+        end(store, take(store), "succeeded", 4)
+        assert found.result() == 4
+
+
+@pytest.mark.parametrize("kind", ["get", "aget"])
 def test_waiting_without_notifications_polls(
     shop: PgQueue, store: Store, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
