@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from pgqueue.errors import SchemaError
 from pgqueue.store.statement import Queries, for_schema, sql_folder
+from pgqueue.store.versions import Way, refuse_other_way
 
 __all__ = ["VERSION_TABLE", "move", "print_sql", "run_file", "upgrade_within"]
 
@@ -47,17 +48,19 @@ def run_file(name: str, schema: str) -> None:
 def move(
     connect: Callable[[], psycopg.Connection[Any]],
     schema: str,
-    target: str,
+    way: Way,
+    goal: str | None,
     lock_timeout: float,
     on_step: Step,
     on_wait: Callable[[], None],
 ) -> None:
-    """Take the schema to `target` ("head", "base" or a revision), each step in one transaction with its version row.
+    """Take the schema to a version, each step in one transaction with its version row.
 
     Args:
         connect: opens a connection.
         schema: validated name.
-        target: where to go, up or down.
+        way: "up" or "down"; a goal on the other side is refused.
+        goal: the version to reach; None leaves nothing.
         lock_timeout: seconds a step may wait for a lock on a table.
         on_step: called with the revision and "up" or "down" after each step has committed.
         on_wait: called once when another migration is running.
@@ -71,17 +74,16 @@ def move(
     engine = create_engine("postgresql+psycopg://", creator=in_transactions, poolclass=NullPool)
     queries = Queries(schema)
     directory = ScriptDirectory.from_config(_config(schema))
-    goal = directory.get_current_head() if target == "head" else None if target == "base" else target
     try:
         waited = False
         while True:
             with engine.begin() as connection:
                 waited = _take_turn(connection, queries, None if waited else on_wait) or waited
                 current = _current(connection, schema)
-                step = _next_step(directory, current, goal)
-                if step is None:
+                refuse_other_way(current, goal, way, schema)
+                if current == goal:
                     return
-                revision, way = step
+                revision = _next_step(directory, current, goal, way)
                 milliseconds = str(max(1, round(lock_timeout * 1000)))
                 connection.exec_driver_sql(queries["set_lock_timeout"], {"milliseconds": milliseconds})
                 _prepare(connection, queries)
@@ -103,8 +105,8 @@ def print_sql(schema: str) -> str:
     return output.getvalue()
 
 
-def upgrade_within(schema: str, target: str) -> None:
-    """Run the missing steps inside the migration that an application's own Alembic is running."""
+def upgrade_within(schema: str, goal: str | None) -> None:
+    """Run the steps that are missing up to `goal` inside the migration that an application's own Alembic is running."""
     directory = ScriptDirectory.from_config(_config(schema))
     outer = op.get_context()
     ours = MigrationContext.configure(
@@ -126,7 +128,6 @@ def upgrade_within(schema: str, target: str) -> None:
         _take_turn(outer.connection, queries, None)
         current = _current(outer.connection, schema)
         _prepare(outer.connection, queries)
-    goal = directory.get_current_head() if target == "head" else target
     for script in _path(directory, current, goal):
         if outer.as_sql and script.down_revision is None:
             ours._ensure_version_table()
@@ -155,17 +156,15 @@ def _path(directory: ScriptDirectory, current: str | None, goal: str | None) -> 
     return scripts[: known.index(current)][::-1] if current in known else []
 
 
-def _next_step(directory: ScriptDirectory, current: str | None, goal: str | None) -> tuple[str, str] | None:
-    """The revision to go to next, and the way there; None at the goal."""
-    if current == goal:
-        return None
+def _next_step(directory: ScriptDirectory, current: str | None, goal: str | None, way: Way) -> str:
+    """The revision to go to next."""
     try:
-        if up := _path(directory, current, goal):
-            return up[0].revision, "up"
+        if way == "up":
+            return _path(directory, current, goal)[0].revision
         below = None if current is None else directory.get_revision(current).down_revision
     except CommandError as error:
         raise SchemaError(f"{error}") from error
-    return (below if isinstance(below, str) else "base"), "down"
+    return below if isinstance(below, str) else "base"
 
 
 def _take_turn(connection: Connection, queries: Queries, on_wait: Callable[[], None] | None) -> bool:

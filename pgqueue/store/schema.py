@@ -1,6 +1,5 @@
 """The schema's version, expected and found, and the checks a process makes when it starts: each ends as one line."""
 
-import functools
 import importlib
 import re
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from pgqueue.config import dsn as connection_string
 from pgqueue.config import validation
 from pgqueue.errors import ConfigurationError, SchemaError
 from pgqueue.store.connecting import connect_waiting, connection_problem
-from pgqueue.store.statement import Queries, Rows, Statement, run, sql_folder
+from pgqueue.store.statement import Queries, Rows, Statement, run
+from pgqueue.store.versions import Way, expected_version, goal_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -48,7 +48,7 @@ def migrate(
     on_step: Step | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> None:
-    """Bring the schema to a version: create what is missing, or nothing when it is there already.
+    """Bring the schema up to a version: create what is missing, or nothing when it is there already.
 
     Each step commits in one transaction together with its version, so that a killed migration is resumed by the next
     one. A second migration that runs at the same time waits for the first, and then finds nothing to do.
@@ -62,11 +62,11 @@ def migrate(
         on_wait: called once when another migration is running.
 
     Raises:
-        SchemaError: the schema is newer than this release, a lock was not to be had, a right is missing, or a table of
-            the same name is there already; the message names the way out.
+        SchemaError: the schema is newer than this release or than `target`, there is no such version, a lock was not to
+            be had, a right is missing, or a table of the same name is there already; the message names the way out.
         ConfigurationError: the name of the schema is not valid.
     """
-    _move(dsn, schema, target, lock_timeout, on_step, on_wait)
+    _move(dsn, schema, "up", target, lock_timeout, on_step, on_wait)
 
 
 def downgrade(
@@ -78,8 +78,12 @@ def downgrade(
     on_step: Step | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> None:
-    """Take the schema down to a version; "base" leaves nothing, jobs and results included. See migrate()."""
-    _move(dsn, schema, target, lock_timeout, on_step, on_wait)
+    """Take the schema down to a version; "base" leaves nothing, jobs and results included. See migrate().
+
+    Raises:
+        SchemaError: the schema is older than `target`; and as migrate().
+    """
+    _move(dsn, schema, "down", target, lock_timeout, on_step, on_wait)
 
 
 def upgrade_sql(schema: str = "pgqueue") -> str:
@@ -96,20 +100,18 @@ def upgrade(schema: str = "pgqueue", to: str = "head") -> None:
         from pgqueue.store.schema import upgrade as upgrade_pgqueue
 
         def upgrade() -> None:
-            upgrade_pgqueue(to="0001")
+            upgrade_pgqueue(to="0003")
 
     Args:
         schema: where the tables live; created if absent.
-        to: the version to reach. Name it, so that the migration means the same after the next release.
+        to: the version to reach; a schema that is there or further already is left as it is. Name it, so that the
+            migration means the same after the next release.
+
+    Raises:
+        SchemaError: there is no such version.
     """
-    _migration().upgrade_within(_valid(schema), to)
-
-
-@functools.cache
-def expected_version() -> str:
-    """Return the version that this release works with."""
-    names = (path.name for path in (sql_folder("migrations") / "sql").glob("*.up.sql"))
-    return max(found[0] for name in names if (found := re.match(r"\d{4}", name)))
+    goal = goal_of(to, "up")
+    _migration().upgrade_within(_valid(schema), goal)
 
 
 class _Facts(NamedTuple):
@@ -257,12 +259,14 @@ def _check_server(facts: _Facts) -> None:
 def _move(
     dsn: str | Connect,
     schema: str,
+    way: Way,
     target: str,
     lock_timeout: float,
     on_step: Step | None,
     on_wait: Callable[[], None] | None,
 ) -> None:
     schema = _valid(schema)
+    goal = goal_of(target, way)
     queries = Queries(schema)
     text = connection_string.normalise(dsn) if isinstance(dsn, str) else ""
     connect = dsn if callable(dsn) else lambda: psycopg.connect(text)
@@ -277,7 +281,8 @@ def _move(
         _migration().move(
             connect,
             schema,
-            target,
+            way,
+            goal,
             lock_timeout,
             on_step or (lambda version, way: None),
             on_wait or (lambda: None),

@@ -214,6 +214,27 @@ def test_migrate(invoke: Invoke, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
     assert "create schema pgqueue" in invoke("migrate", "--sql").out
 
 
+def test_migrate_goes_the_way_that_is_named_only(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:
+    job = enqueue(conn)
+    newest = expected_version()
+    for arguments, said in (
+        (("--to", "0001"), f"at version {newest}, newer than 0001: going down deletes data"),
+        (("up", "--to", "0002", "--force"), "`pgqueue migrate down --to 0002`"),
+        (("--to", "9"), f"there is no version '9' of the schema; there are 0001, 0002, {newest}"),
+        (("down", "--to", "abc"), f"there is no version 'abc' of the schema; there are base, 0001, 0002, {newest}"),
+        (("down", "--to", "0001"), f"down to 0001, deleting what {newest} (workflows), 0002 (schedules) brought"),
+    ):
+        done = invoke("migrate", *arguments)
+        assert (done.code, said in done.err) == (2, True), done.err
+    assert "give --force" in invoke("migrate", "down", "--to", "0002").err
+    assert f"{newest} down" in invoke("migrate", "down", "--to", "0002", "--force").err
+    refused = invoke("migrate", "down", "--to", newest, "--force")
+    assert (refused.code, f"`pgqueue migrate up --to {newest}` goes up" in refused.err) == (2, True)
+    assert "at version 0002, nothing to do" in invoke("migrate", "down", "--to", "0002").err
+    assert f"{newest} up" in invoke("migrate", "--to", newest).err
+    assert invoke("jobs", "list", "--ids").out.split() == [job]
+
+
 def test_migrate_waits_for_the_server(
     private_server: Cluster, spawn_cli: Callable[..., CommandLine], tmp_path: Path
 ) -> None:

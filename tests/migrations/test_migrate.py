@@ -257,9 +257,24 @@ def test_newer_schema_is_left_alone(dsn: str) -> None:
             change(dsn)
 
 
-def test_unknown_target(empty_dsn: str) -> None:
-    with pytest.raises(SchemaError, match="0999"):
-        migrate(empty_dsn, target="0999")
+@pytest.mark.parametrize("target", ["0999", "9", "abc", "000", "base"])
+def test_unknown_target(empty_dsn: str, target: str) -> None:
+    with pytest.raises(SchemaError, match=rf"^there is no version '{target}' of the schema; there are 0001, 0002, "):
+        migrate(empty_dsn, target=target)
+
+
+def test_up_never_goes_down_and_down_never_up(empty_dsn: str) -> None:
+    newest = expected_version()
+    migrate(empty_dsn)
+    with pytest.raises(SchemaError, match=rf"at version {newest}, newer than 0001: .*`pgqueue migrate down --to 0001`"):
+        migrate(empty_dsn, target="0001")
+    downgrade(empty_dsn, target="0002")
+    downgrade(empty_dsn, target="0002")
+    for target in ("head", newest):
+        with pytest.raises(SchemaError, match=rf"at version 0002, older than {newest}: `pgqueue migrate up --to"):
+            downgrade(empty_dsn, target=target)
+    with psycopg.connect(empty_dsn) as conn:
+        assert conn.execute("select version_num from pgqueue.alembic_version").fetchall() == [("0002",)]
 
 
 def test_search_path_of_the_role_does_not_matter(server: Cluster, empty_dsn: str) -> None:

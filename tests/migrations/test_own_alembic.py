@@ -8,7 +8,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from pgqueue.store.schema import expected_version
+from pgqueue.errors import SchemaError
+from pgqueue.store.schema import expected_version, migrate, upgrade
 from scripts.dump_schema import dump
 
 ENV = """
@@ -84,6 +85,23 @@ def test_in_an_applications_migration(dsn: str, empty_dsn: str, tmp_path: Path, 
         conn.execute("select paid from orders")
         assert conn.execute("select version_num from alembic_version").fetchall() == [("a1",)]
         assert dump(conn, schema) == dump(ours)
+
+
+@pytest.mark.parametrize("found", ["0002", expected_version()])
+def test_a_schema_that_is_further_is_left_as_it_is(empty_dsn: str, tmp_path: Path, found: str) -> None:
+    migrate(empty_dsn, target=found)
+    config = application(tmp_path, url_of(empty_dsn, "psycopg"))
+    step = tmp_path / "versions" / "a1_orders.py"
+    step.write_text(step.read_text().replace(f"to='{expected_version()}'", "to='0002'"))
+    command.upgrade(config, "head")
+    with psycopg.connect(empty_dsn) as conn:
+        assert conn.execute("select version_num from pgqueue.alembic_version").fetchall() == [(found,)]
+
+
+def test_an_unknown_version_is_named(empty_dsn: str) -> None:
+    for wrong in ("0999", "base"):
+        with pytest.raises(SchemaError, match=f"no version '{wrong}' of the schema; there are 0001, "):
+            upgrade(to=wrong)
 
 
 def test_its_failure_takes_ours_back(empty_dsn: str, tmp_path: Path) -> None:
