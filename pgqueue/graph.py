@@ -1,5 +1,6 @@
 """The values of a workflow to insert: its steps, the edges between them, and the checks that need no database."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -83,10 +84,9 @@ class NewWorkflow:
             raise LimitExceeded(
                 f"the arguments of a workflow have at most {MAX_BYTES >> 20} MiB together; pass references"
             )
-        ids = [step.job.id for step in self.steps]
-        known = set(ids)
-        if len(known) < len(ids):
-            twice = next(one for place, one in enumerate(ids) if one in ids[:place])
+        known = {step.job.id for step in self.steps}
+        if len(known) < len(self.steps):
+            [(twice, _)] = Counter(step.job.id for step in self.steps).most_common(1)
             raise GraphError(f"step {self._name(twice)}: its id is used twice in one workflow")
         parents: dict[str, set[str]] = {}
         outside = set(self.existing)

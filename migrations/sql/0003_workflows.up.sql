@@ -311,6 +311,7 @@ set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit 
 declare
     v_job pgqueue.live_jobs;
     v_place integer;
+    v_parents integer;
 begin
     perform pgqueue.lock_workflow_of(p_id);
     select j.* into v_job from pgqueue.live_jobs j
@@ -325,12 +326,17 @@ begin
         v_job.workflow_id := p_workflow_id;
         insert into pgqueue.workflows (id, job_ids, keep) values (p_workflow_id, array[p_id], p_keep);
     end if;
-    v_place := coalesce((select e.position + 1 from pgqueue.workflow_edges e
-                         where e.workflow_id = v_job.workflow_id and e.child_id = p_id order by e.position desc limit 1), 0);
+    if v_job.inputs = 'error' then  -- it was called: it is not called again for the rest of its steps
+        delete from pgqueue.workflow_edges e
+        where e.workflow_id = v_job.workflow_id and e.child_id = p_id
+          and not exists (select from pgqueue.workflow_results r where r.job_id = e.parent_id);
+    end if;
+    select coalesce(max(e.position) + 1, 0), count(*) into v_place, v_parents
+    from pgqueue.workflow_edges e where e.workflow_id = v_job.workflow_id and e.child_id = p_id;
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     values (v_job.workflow_id, p_id, v_place, p_last_id, 'value', 'stop');
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, run)
-    values (p_id, v_job.workflow_id, v_place + 1, 1, v_job.step, 'pass')
+    values (p_id, v_job.workflow_id, v_parents + 1, 1, v_job.step, 'pass')
     on conflict (job_id) do update set
         state = 'waiting', total = excluded.total, remaining = 1, skipped = 0, cause_id = null, inputs = null, run = 'pass';
     update pgqueue.live_jobs j set
@@ -352,10 +358,20 @@ begin
     -- While the member's row is held its join cannot be released.
     perform 1 from pgqueue.live_jobs j where j.id = p_member_id and j.state || '' = 'running' for update;
     if found then
+        with recursive stands_for as (  -- the members that it gives the result of, as it took their place
+            select p_member_id as id
+            union
+            select e.child_id from stands_for s
+            cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = s.id and d.kind = 'value' offset 0) e
+            where exists (select from pgqueue.workflow_joins j
+                          where j.job_id = e.child_id and j.run = 'pass' and j.state = 'waiting' offset 0)
+        )
         select e.* into v_edge
-        from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
-        where e.parent_id = p_member_id and e.kind <> 'error' and j.inputs = 'list' and j.state = 'waiting'
-        order by j.job_id limit 1;
+        from stands_for s
+        cross join lateral (select d.* from pgqueue.workflow_edges d where d.parent_id = s.id and d.kind <> 'error' offset 0) e
+        where exists (select from pgqueue.workflow_joins j
+                      where j.job_id = e.child_id and j.inputs = 'list' and j.state = 'waiting' offset 0)
+        order by e.child_id limit 1;
     end if;
     if v_edge.child_id is not null then
         perform pgqueue.lock_below(array[v_edge.child_id]);
@@ -393,10 +409,14 @@ end $$;
 
 -- What a step is given ------------------------------------------------------------------------------------------------
 -- `offset 0` keeps an order of joins in which what the planner believes of young tables cannot make it read old ones whole.
+-- In plpgsql, although one query: up to PostgreSQL 17 a function in SQL is planned anew at each call, once per claimed step.
 
 create function pgqueue.step_values(p_id uuid) returns table (place integer, name text, value text)
-language sql stable
-set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
+language plpgsql stable
+set search_path = pg_catalog, pgqueue, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+begin
+    return query
     select e.position, r.step,
            case when r.state = 'succeeded' then coalesce(r.result::text, 'null')
                 when e.policy = 'value' and r.state in ('failed', 'cancelled', 'expired') then coalesce(r.error::text,
@@ -409,8 +429,8 @@ set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
         order by d.workflow_id, d.child_id, d.position offset 0) e
     left join lateral (
         select o.step, o.state, o.result, o.error from pgqueue.workflow_results o where o.job_id = e.parent_id offset 0) r on true
-    where j.job_id = p_id
-$$;
+    where j.job_id = p_id;
+end $$;
 
 create function pgqueue.step_args(p_id uuid, p_inputs text, p_args json) returns json
 language plpgsql stable
@@ -538,10 +558,12 @@ declare
     v_locked boolean := false;
     v_succeeded boolean := p_succeeded;
     v_falls boolean;
+    v_all integer;  -- children, of which some may not wait
 begin
     loop
         select array_agg(distinct e.child_id), bool_or(e.kind = 'when') into v_children, v_falls
         from pgqueue.workflow_edges e where e.parent_id = any (v_parents);
+        v_all := cardinality(v_children);
         if v_only is not null then
             v_children := array (select c from unnest(v_children) c where c = any (v_only));
             v_only := null;
@@ -563,7 +585,7 @@ begin
             from (select e.child_id, count(*) as ended
                   from unnest(v_parents) p (id)
                   cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = p.id offset 0) e
-                  where e.child_id = any (v_children)
+                  where cardinality(v_children) = v_all or e.child_id = any (v_children)
                   group by e.child_id) a
             where j.job_id = a.child_id;
         else
@@ -577,7 +599,7 @@ begin
                             when 'error' then r.state = 'failed' and not r.propagated
                             else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
                 from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
-                where e.parent_id = any (v_parents) and e.child_id = any (v_children)
+                where e.parent_id = any (v_parents) and (cardinality(v_children) = v_all or e.child_id = any (v_children))
                 group by e.child_id) a
             where j.job_id = a.child_id;
         end if;
@@ -651,7 +673,9 @@ begin
                     where j.job_id = any (array (select s.job_id from unnest(v_stopped) s)) and j.state = 'waiting'
                     order by j.job_id for update);
     perform pgqueue.end_steps(array_agg(s.job_id), s.state, null, s.error, s.propagated, p_kept)
-    from unnest(v_stopped) s where s.job_id = any (v_ids) group by s.state, s.error, s.propagated;
+    from unnest(v_stopped) s
+    where cardinality(v_ids) = cardinality(v_stopped) or s.job_id = any (v_ids)  -- the first is cheap for many
+    group by s.state, s.error, s.propagated;
     return v_ids;
 end $$;
 
@@ -693,9 +717,10 @@ begin
             id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
             args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
         select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
-               g.task, g.args, g.kwargs, g.headers, g.options, d.result::json, p_error::json, g.root_id, g.parent_id,
+               g.task, g.args, g.kwargs, g.headers, g.options, d.result, p_error::json, g.root_id, g.parent_id,
                g.workflow_id, g.step
-        from gone g left join unnest(p_ids, p_results) d (id, result) on d.id = g.id
+        from gone g left join lateral (
+            select r.result from pgqueue.workflow_results r where r.job_id = g.id offset 0) d on true
     )
     select count(pg_notify('pgqueue/results', g.id::text)) into v_told from gone g where g.waited_for;
 end $$;
@@ -808,7 +833,8 @@ $$;
 -- Timers and events ----------------------------------------------------------------------------------------------------
 
 -- Called by stage_jobs, which holds the rows, on behalf of everybody's jobs: so it waits for no lock that somebody's open
--- transaction may hold for long. A timer that is short of one is due again half a second later. Returns how many ended.
+-- transaction may hold for long, and fails for no timer. One that is short of a lock is due again half a second later, one
+-- that cannot end a minute later. Returns how many ended.
 create function pgqueue.end_timers(p_ids uuid[]) returns integer
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off set lock_timeout = '50ms' as $$
@@ -819,15 +845,22 @@ begin
     begin
         perform pgqueue.end_all_timers(p_ids);
         return cardinality(p_ids);
-    exception when lock_not_available then
-        perform set_config('lock_timeout', '1ms', true);  -- one wait is enough
+    exception
+        when lock_not_available then
+            perform set_config('lock_timeout', '1ms', true);  -- one wait is enough
+        when others then
+            null;  -- told below, of the one that it is about
     end;
     foreach v_id in array p_ids loop
         begin
             perform pgqueue.end_all_timers(array[v_id]);
             v_ended := v_ended + 1;
-        exception when lock_not_available then
-            update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds' where j.id = v_id;
+        exception
+            when lock_not_available then
+                update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds' where j.id = v_id;
+            when others then
+                raise warning 'timer % cannot end now: %', v_id, sqlerrm;
+                update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '1 minute' where j.id = v_id;
         end;
     end loop;
     return v_ended;
@@ -846,6 +879,8 @@ begin
         left join pgqueue.workflows w on w.id = j.workflow_id
         where j.id = any (p_ids) order by j.task <> 'pgqueue.deadline', j.id
     loop
+        -- A deadline may have ended this one with its workflow.
+        continue when not exists (select from pgqueue.live_jobs j where j.id = v_timer.id);
         v_kept := coalesce(clock_timestamp() + v_timer.keep, 'infinity');
         if v_timer.task = 'pgqueue.deadline' then
             delete from pgqueue.live_jobs j where j.id = v_timer.id;
@@ -952,6 +987,7 @@ declare
     v_workflow pgqueue.workflows;
     v_ids uuid[];
     v_again uuid[];
+    v_undone uuid[];
     v_ended uuid[];
     v_ready uuid[];
     v_queues text[];
@@ -994,7 +1030,11 @@ begin
                 join pgqueue.workflow_results r on r.job_id = e.parent_id and r.step is null
                 where a.undone and e.workflow_id = v_workflow.id and e.child_id = a.job_id and e.kind <> 'error') n
         )
-        select array_agg(distinct job_id order by job_id) into v_again from again;
+        select array_agg(distinct job_id order by job_id), array_agg(distinct job_id) filter (where undone)
+        into v_again, v_undone from again;
+        if v_undone is not null then
+            perform pgqueue.order_again(v_workflow.id, v_again, v_undone);
+        end if;
         delete from pgqueue.workflow_results r where r.job_id = any (v_again);
         update pgqueue.workflow_joins j set
             state = 'waiting', remaining = j.total - coalesce(e.ended, 0),
@@ -1007,9 +1047,10 @@ begin
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                    bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
-                   -- A parent that stays as it is still stops it.
-                   (array_agg(r.job_id order by e.position) filter (where e.kind <> 'error' and e.policy = 'stop'
-                        and r.state in ('failed', 'cancelled', 'expired')))[1] as cause_id
+                   -- A parent that stays as it is still stops it, and is told of again if it is the callback that is to run again.
+                   (array_agg(r.job_id order by e.position) filter (where case e.kind
+                        when 'error' then n.id = any (p_ids) and r.state = 'failed' and not r.propagated
+                        else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
             from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
             where e.workflow_id = v_workflow.id and e.child_id = n.id) e on true
         where j.job_id = n.id;
@@ -1030,7 +1071,7 @@ begin
                 using errcode = 'invalid_parameter_value';
         end if;
         perform pgqueue.wake_queues(v_queues);
-        -- Those that a parent still stops, and compensations that nothing calls for any more.
+        -- Those that a parent still stops, and compensations and callbacks that nothing calls for any more.
         v_ended := array (select j.job_id from pgqueue.workflow_joins j
                           where j.job_id = any (v_again) and j.cause_id is not null and j.inputs is distinct from 'error');
         if v_ended <> '{}' then
@@ -1038,17 +1079,54 @@ begin
         end if;
         v_ended := array (select j.job_id from pgqueue.workflow_joins j join pgqueue.workflow_results u on u.job_id = j.compensates
                           where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
-                            and (u.state <> 'succeeded' or not pgqueue.has_failed(v_workflow.id, v_workflow.settle_id)));
+                            and (u.state <> 'succeeded' or not pgqueue.has_failed(v_workflow.id, v_workflow.settle_id))
+                          union all
+                          select j.job_id from pgqueue.workflow_joins j
+                          where j.job_id = any (v_again) and j.inputs = 'error' and j.remaining = 0 and j.state = 'waiting'
+                            and j.cause_id is null);
         if v_ended <> '{}' then
             perform pgqueue.end_steps(v_ended, 'skipped', null, null, false, v_kept);
             perform pgqueue.advance_from(v_ended, null, v_kept);
         end if;
         v_ready := array (select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
-                            and j.inputs is distinct from 'error');
+                          where j.job_id = any (v_again) and j.state = 'waiting'
+                            and case j.inputs when 'error' then j.cause_id is not null else j.remaining = 0 end);
         perform pgqueue.advance_from(pgqueue.release_steps(v_ready, v_kept), null, v_kept);
     end loop;
     return array (select j.id from pgqueue.live_jobs j where j.id = any (p_ids));
+end $$;
+
+-- Steps that run again wait for what was undone before them, also where only steps that are kept lie between.
+create function pgqueue.order_again(p_workflow_id uuid, p_again uuid[], p_undone uuid[]) returns void
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
+begin
+    with recursive above as (
+        select e.child_id as id, e.parent_id, e.policy = 'stop' as stops
+        from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
+        where e.workflow_id = p_workflow_id and e.child_id = any (p_again) and e.parent_id <> all (p_again) and e.kind <> 'error'
+          and j.compensates is null and j.run is distinct from 'settle' and j.run is distinct from 'deadline'
+        union
+        select a.id, e.parent_id, a.stops and e.policy = 'stop'
+        from above a join pgqueue.workflow_edges e on e.workflow_id = p_workflow_id and e.child_id = a.parent_id
+        where a.parent_id <> all (p_again) and e.kind <> 'error'
+    ), missing as (
+        select a.id, a.parent_id, bool_or(a.stops) as stops,
+               row_number() over (partition by a.id order by a.parent_id) as place
+        from above a
+        where a.parent_id = any (p_undone)
+          and not exists (select from pgqueue.workflow_edges e
+                          where e.workflow_id = p_workflow_id and e.child_id = a.id and e.parent_id = a.parent_id)
+        group by a.id, a.parent_id
+    ), added as (
+        insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
+        select p_workflow_id, m.id, l.position + m.place, m.parent_id, 'order', case when m.stops then 'stop' else 'ignore' end
+        from missing m cross join lateral (
+            select max(e.position) as position from pgqueue.workflow_edges e
+            where e.workflow_id = p_workflow_id and e.child_id = m.id) l
+    )
+    update pgqueue.workflow_joins j set total = j.total + m.added
+    from (select n.id, count(*) as added from missing n group by n.id) m where j.job_id = m.id;
 end $$;
 
 

@@ -66,6 +66,14 @@ def tasks(app: PgQueue, dsn: str) -> Iterator[PgQueue]:
         await self.aadd_to_chord(double.s(x))
         return x
 
+    @app.task(name="grows_later", bind=True)
+    def grows_later(self: Any, x: int) -> Any:
+        return self.replace(by_growth.s(x))
+
+    @app.task(name="by_growth", bind=True)
+    def by_growth(self: Any, x: int) -> Any:
+        return self.replace(grows.s(x))
+
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("create table made (x integer)")
     with app.worker(pool="threads", concurrency=4):
@@ -150,6 +158,11 @@ def test_members_are_added_by_members(tasks: PgQueue) -> None:
         [sig(tasks, "grows", 3), sig(tasks, "agrows", 100), sig(tasks, "double", 1000)], sig(tasks, "total")
     )()
     assert result.get(timeout=30) == (3 + 100 + 2000) + (0 + 4 + 8) + 200
+
+
+def test_what_takes_the_place_of_a_member_adds_members(tasks: PgQueue) -> None:
+    result = chord([sig(tasks, "grows_later", 3), sig(tasks, "double", 1000)], sig(tasks, "total"))()
+    assert result.get(timeout=30) == 3 + 2000 + (0 + 4 + 8)
 
 
 def test_only_members_add_members(tasks: PgQueue) -> None:

@@ -312,6 +312,31 @@ def test_a_deadline_cancels_what_is_left(graph: Graph) -> None:
 DEADLINES = "select count(*) from pgqueue.live_jobs where task = 'pgqueue.deadline'"
 
 
+def test_a_deadline_ends_what_is_due_with_it(graph: Graph) -> None:
+    graph.step("ok", run="wait", delay=3600.0).step("nap", run="sleep", delay=3600.0).step("b", ["ok", "nap"])
+    graph.enqueue(deadline_in=3600.0)
+    store = graph.store
+    plain = store.enqueue("plain")
+    store.rows("update pgqueue.live_jobs set run_at = clock_timestamp() where state = 'scheduled'")
+    assert [one.job.id for one in store.claim(graph.worker)] == [plain]
+    assert set(graph.states.values()) == {"cancelled"}
+    assert graph.state == "cancelled"
+
+
+def test_a_timer_that_cannot_end_stops_neither_claims_nor_other_timers(graph: Graph) -> None:
+    graph.step("bad", run="sleep", delay=3600.0).step("nap", run="sleep", delay=3600.0).step("b", ["nap"]).enqueue()
+    store = graph.store
+    graph.make_due("bad")
+    graph.make_due("nap")
+    store.rows(
+        "insert into pgqueue.workflow_results (job_id, workflow_id, state, finished_at) values (%s, %s, 'failed', now())",
+        [graph.ids["bad"], graph.id],
+    )
+    assert list(graph.claim()) == ["b"]
+    later = "select run_at > clock_timestamp() + interval '50 seconds' from pgqueue.live_jobs where id = %s"
+    assert store.value(later, [graph.ids["bad"]])
+
+
 def test_a_deadline_goes_with_the_last_step(graph: Graph) -> None:
     graph.step("a").step("b", ["a"]).step("alert", ["b"], inputs="error", kind="error").enqueue(deadline_in=3600.0)
     store = graph.store
@@ -399,6 +424,37 @@ def test_a_join_counts_afresh_when_it_fails_twice(graph: Graph) -> None:
     assert graph.run(failing=["a"]) == ["a"]
     store.run(workflows.retry_workflow(store.queries, graph.id))
     assert graph.run() == ["a", "body"]
+
+
+def test_a_callback_that_failed_is_called_again(graph: Graph) -> None:
+    graph.step("a").step("alert", ["a"], inputs="error", kind="error").enqueue()
+    assert graph.run(failing=["a", "alert"]) == ["a", "alert"]
+    store = graph.store
+    store.run(jobs.revive_jobs(store.queries, [graph.ids["alert"]]))
+    again = graph.claim()["alert"]
+    assert json.loads(again.job.args or "")[0]["task_id"] == graph.ids["a"]
+    graph.finish(again)
+    assert graph.states == {"a": "failed", "alert": "succeeded"}
+
+
+def test_a_callback_that_nothing_calls_for_any_more_ends(graph: Graph) -> None:
+    graph.step("a").step("alert", ["a"], inputs="error", kind="error").step("b").enqueue()
+    store = graph.store
+    store.cancel([graph.ids["alert"]])
+    assert graph.run(failing=["b"]) == ["a", "b"]
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == ["b"]
+    assert graph.states["alert"] == "skipped"
+    assert graph.state == "succeeded"
+
+
+def test_a_callback_that_came_along_is_not_called_again_for_what_stays(graph: Graph) -> None:
+    graph.step("a").step("b").step("alert", ["a", "b"], inputs="error", kind="error").enqueue()
+    assert graph.run(failing=["a", "b"]) == ["a", "b", "alert"]
+    store = graph.store
+    store.run(jobs.revive_jobs(store.queries, [graph.ids["b"]]))
+    assert graph.run() == ["b"]
+    assert graph.states == {"a": "failed", "b": "succeeded", "alert": "skipped"}
 
 
 def test_one_job_of_a_workflow_revived(graph: Graph) -> None:
@@ -499,8 +555,24 @@ def test_an_event_that_came_need_not_come_again(graph: Graph) -> None:
     assert graph.run(failing=["ship"]) == ["ship", "refund"]
     store = graph.store
     store.run(workflows.retry_workflow(store.queries, graph.id))
-    assert sorted(graph.run()) == ["pay", "ship"]
+    assert graph.run() == ["pay", "ship"]
     assert graph.state == "succeeded"
+
+
+@pytest.mark.parametrize("policy", ["stop", "ignore"])
+def test_what_runs_again_waits_for_what_was_undone_before_it(graph: Graph, policy: EdgePolicy) -> None:
+    graph.step("pay").step("pack", ["pay"], policy=policy).step("wrap", ["pack"]).step("ship", ["wrap"], inputs="args")
+    graph.step("settle", ["pay", "pack", "wrap", "ship"], run="settle", kind="order", policy="ignore")
+    graph.step("refund", ["settle"], kind="order", policy="ignore", compensates="pay").enqueue()
+    store = graph.store
+    assert graph.run(failing=["ship"]) == ["pay", "pack", "wrap", "ship", "refund"]
+    # Without money nothing is shipped, unless the edge said that it may be.
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run(failing=["pay"]) == ["pay"] + ["ship"] * (policy == "ignore")
+    store.run(workflows.retry_workflow(store.queries, graph.id))
+    assert graph.run() == (["pay", "ship"] if policy == "stop" else ["pay"])
+    assert graph.state == "succeeded"
+    assert len(store.run(workflows.list_edges(store.queries, graph.id))) == 9
 
 
 def test_a_cancelled_saga_is_compensated(graph: Graph) -> None:
@@ -634,6 +706,28 @@ def test_one_of_two_failed_parents_revived_does_not_release_the_join(graph: Grap
     store.run(jobs.revive_jobs(store.queries, [graph.ids["b"]]))
     assert graph.run() == ["b", "body"]
     assert json.loads(graph.outcome("body")[0]) == "body"
+
+
+@pytest.mark.parametrize("other", ["succeeds", "fails"])
+def test_a_callback_that_is_replaced_has_heard_enough(graph: Graph, other: str) -> None:
+    graph.step("a").step("b").step("alert", ["a", "b"], inputs="error", kind="error").enqueue()
+    found = graph.claim()
+    graph.fail(found["a"])
+    alert = graph.claim()["alert"]
+    store = graph.store
+    stand_in = NewJob(new_job_id(), "stand_in", "default")
+    made = NewWorkflow(graph.id, [NewStep(stand_in)], [])
+    replacement = {**workflows.workflow_parameters(made, 60, existing=True), "last_id": stand_in.id}
+    assert store.run(workflows.replace_job(store.queries, alert.job.id, alert.token, replacement)) == []
+    graph.ids["stand_in"] = stand_in.id
+    if other == "fails":
+        graph.fail(found["b"])
+    else:
+        graph.finish(found["b"])
+    assert graph.states["alert"] == "waiting"
+    assert graph.run({"stand_in": "told"}) == ["stand_in"]
+    assert graph.states["alert"] == "succeeded"
+    assert json.loads(graph.outcome("alert")[0]) == "told"
 
 
 def test_a_job_asked_to_stop_that_is_replaced_is_cancelled_with_what_replaces_it(graph: Graph) -> None:
