@@ -221,7 +221,10 @@ class EmbeddedServer:
             shutil.rmtree(self.data)
 
     def _refuse(self) -> None:
-        if self.production or os.environ.get("PGQUEUE_ENV", "").lower() == "production":
+        declared = os.environ.get("PGQUEUE_ENV", "").strip()
+        if declared.lower() not in ("", "development", "production"):
+            raise ConfigurationError(f"PGQUEUE_ENV: expected 'development' or 'production', got {declared[:40]!r}")
+        if self.production or declared.lower() == "production":
             raise ConfigurationError(
                 "no DSN is set, and the embedded PostgreSQL is for development only: in production set PGQUEUE_DSN"
             )

@@ -92,8 +92,12 @@ class ConfigurationError(PgQueueError):
     """A setting, an option or a DSN is wrong."""
 
 
-class UnknownSetting(ConfigurationError, AttributeError):
-    """No setting has this name."""
+class UnknownSetting(ConfigurationError):
+    """No setting has this name.
+
+    Read as an attribute of app.conf it is an AttributeError, too; from a file or the environment it never is, which
+    hasattr() and properties would take for a missing attribute of their own.
+    """
 
 
 class UnsupportedOption(ConfigurationError):

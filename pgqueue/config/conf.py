@@ -82,7 +82,12 @@ class Conf(Mapping[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return self[name]
+        try:
+            return self[name]
+        except UnknownSetting as error:
+            if name in self:  # another name is wrong, in a file or the environment
+                raise
+            raise _NoAttribute(str(error)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(SETTINGS)
@@ -222,6 +227,10 @@ class Conf(Mapping[str, Any]):
         return self.config_from_object(name, silent=silent)
 
 
+class _NoAttribute(UnknownSetting, AttributeError):
+    pass
+
+
 def _check(name: str, value: Any, where: str = "") -> tuple[str, Any]:
     mapped = MAPPED.get(name)
     setting = SETTINGS.get(mapped.target if mapped else name)
@@ -267,6 +276,12 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
         if not variable.startswith(_ENVIRONMENT) or variable in ("PGQUEUE_DSN", "PGQUEUE_APP"):
             continue
         name = variable.removeprefix(_ENVIRONMENT).lower()
+        if name == "env":
+            if value.strip():
+                found["environment"] = (_check("environment", value.strip().lower(), f"{variable}: ")[1], variable)
+            continue
+        if name in MAPPED:
+            raise ConfigurationError(f"{variable}: set {_ENVIRONMENT}{MAPPED[name].target.upper()} instead")
         setting = SETTINGS.get(name)
         if setting is None:
             # others have variables of this prefix too (a service named pgqueue in Kubernetes): only a slip is an error

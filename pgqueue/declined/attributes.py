@@ -22,6 +22,8 @@ class Declining:
 
         def __getattr__(self, name):
             kind = type(self).__name__
+            if hasattr(type(self), name):  # there is one, and getting it raised an AttributeError: that is to be told
+                return object.__getattribute__(self, name)
             if name in self.DECLINED:
                 raise UnsupportedAttribute(f"{kind}.{name} is not supported: {self.DECLINED[name]}")
             raise AttributeError(f"{kind!r} object has no attribute {name!r}")

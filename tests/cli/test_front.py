@@ -1,6 +1,8 @@
 """The command line itself: what it lists, what it refuses, how it ends; nothing ends as a traceback."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -150,6 +152,34 @@ def test_flags_of_celerys_worker_are_refused_by_name(option: declined.Declined) 
 @pytest.mark.parametrize("name", declined.COMMANDS)
 def test_commands_of_celery_are_refused_by_name(name: str) -> None:
     assert f"pgqueue: {name}: {declined.COMMANDS[name]}" == explained([name, "--whatever"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("status", "jobs list", "jobs show x", "result x", "sql", "purge", "schedules list", "health", "prune"),
+        *("workflows list", "call x", "migrate"),
+    ],
+)
+@pytest.mark.parametrize("file", [False, True])
+def test_a_slip_in_a_setting_is_one_line(
+    words: str, file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGQUEUE_DSN", "postgresql://127.0.0.1:1/d")
+    monkeypatch.setenv("PGQUEUE_EMBEDDED_PATH", str(tmp_path / "none"))
+    if file:
+        (tmp_path / "pgqueue.toml").write_text("worker_concurency = 3\n")
+    else:
+        monkeypatch.setenv("PGQUEUE_WORKER_CONCURENCY", "3")
+    monkeypatch.setattr("sys.stdin", io.StringIO("select 1"))
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    told = capsys.readouterr()
+    assert (caught.value.code, told.out) == (2, "")
+    assert re.fullmatch(
+        r"pgqueue: \S+ no setting 'worker_concurency'; did you mean 'worker_concurrency'\?\n", told.err
+    ), told.err
 
 
 def test_real_commands_refuse_in_one_line(tmp_path: Path) -> None:

@@ -127,6 +127,13 @@ def test_production_is_refused_by_the_environment(
     assert not place.exists()
 
 
+def test_an_environment_that_is_neither_starts_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGQUEUE_ENV", "prod")
+    with pytest.raises(ConfigurationError, match="PGQUEUE_ENV: expected 'development' or 'production', got 'prod'"):
+        embedded.start()
+    assert not place.exists()
+
+
 def test_production_is_refused_by_the_setting(place: Path) -> None:
     with pytest.raises(ConfigurationError, match="in production set PGQUEUE_DSN"):
         embedded.start(production=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pgqueue import PgQueue
 from pgqueue.config.conf import Conf
 from pgqueue.config.settings import MAPPED, SETTINGS
 from pgqueue.declined.settings import OLD_NAMES, decline
@@ -284,6 +285,7 @@ def test_relations_are_checked_when_all_is_known(conf: Conf, values: dict[str, A
         ("WORKER_CONCURRENCY", "", None),
         ("WORKER_LEASE", "30.5", 30.5),
         ("RESULT_EXPIRES", "none", None),
+        ("ENVIRONMENT", "production", "production"),
         ("TASK_ALWAYS_EAGER", "yes", True),
         ("TASK_ALWAYS_EAGER", "0", False),
         ("TASK_QUEUES", "mail, default", ("mail", "default")),
@@ -303,12 +305,43 @@ def test_environment_variables_are_read(tmp_path: Path, variable: str, text: str
         ("PGQUEUE_WORKER_LEESE", "30", "did you mean 'worker_lease'"),
         ("PGQUEUE_TASK_ROUTES", "{}", "cannot be set by the environment"),
         ("PGQUEUE_RESULT_BACKEND", "x", "PGQUEUE_RESULT_BACKEND: result_backend: results are rows"),
+        ("PGQUEUE_BROKER_URL", "amqp://h", "PGQUEUE_BROKER_URL: set PGQUEUE_DSN instead"),
+        ("PGQUEUE_ENV", "prod", "PGQUEUE_ENV: environment: expected 'development' or 'production', got 'prod'"),
     ],
 )
 def test_wrong_variables_are_named(tmp_path: Path, variable: str, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         _ = Conf(environ={variable: text}, directory=tmp_path).timezone
     assert message in str(caught.value)
+
+
+def test_the_short_name_of_the_environment(tmp_path: Path) -> None:
+    assert Conf(environ={"PGQUEUE_ENV": "Production"}, directory=tmp_path).environment == "production"
+    assert Conf(environ={"PGQUEUE_ENV": ""}, directory=tmp_path).environment == "development"
+
+
+def test_a_slip_of_a_source_is_no_missing_attribute(tmp_path: Path) -> None:
+    write(tmp_path / "pgqueue.toml", "worker_concurency = 3\n")
+    told = "no setting 'worker_concurency'; did you mean 'worker_concurrency'"
+    app = PgQueue("slip")
+    app.conf = Conf(environ={}, directory=tmp_path)
+    for look in (lambda: app.conf.timezone, lambda: app.dsn, lambda: app.queries, lambda: hasattr(app, "database")):
+        with pytest.raises(UnknownSetting, match=told) as caught:
+            look()
+        assert not isinstance(caught.value, AttributeError)
+    task = app.task(write)
+    for look in (lambda: task.delay(1, 2), lambda: task.plan, lambda: app.AsyncResult("x").state):
+        with pytest.raises(UnknownSetting, match=told):
+            look()
+    with pytest.raises(AttributeError):
+        _ = Conf(environ={}, directory=tmp_path).nosuch
+
+
+def test_a_property_that_fails_by_a_missing_attribute_says_which() -> None:
+    app = PgQueue("broken")
+    app.conf = object()  # type: ignore[assignment]  # as any fault below a property
+    with pytest.raises(AttributeError, match="'object' object has no attribute 'timezone'"):
+        _ = app.zone
 
 
 def test_foreign_variables_of_our_prefix_do_no_harm(tmp_path: Path) -> None:
