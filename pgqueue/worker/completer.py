@@ -29,7 +29,7 @@ from pgqueue.store.jobs import update_progress
 from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
 from pgqueue.store.workflows import replace_job
-from pgqueue.worker.held import Held
+from pgqueue.worker.held import Entry, Held, Recorded
 from pgqueue.worker.logs import about
 from pgqueue.worker.session import PatientConnection
 
@@ -39,8 +39,6 @@ logger = logging.getLogger("pgqueue.worker")
 
 BATCH = 500
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
-Entry = tuple[Held, tuple[Any, ...]]  # an attempt, and (kind, ...) of its outcome
-Recorded = Callable[[list[Held], set[str]], None]  # called with attempts and the ids of those that are still ours
 
 
 class Completer:

@@ -1,10 +1,11 @@
 """A claimed job in this worker's hands."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pgqueue.job import ClaimedJob
 
-__all__ = ["Held"]
+__all__ = ["Entry", "Held", "Recorded"]
 
 
 class Held:
@@ -38,3 +39,7 @@ class Held:
         """Return what a runner needs of it: the fields of a JobToRun, ready to travel."""
         job = self.job
         return (self.number, self.token, job[0], *job[2:13], job[14], job[15])
+
+
+Entry = tuple[Held, tuple[Any, ...]]  # an attempt, and (kind, ...) of its outcome
+Recorded = Callable[[list[Held], set[str]], None]  # called with attempts and the ids of those that are still ours

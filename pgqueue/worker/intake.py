@@ -9,8 +9,7 @@ import psycopg
 from pgqueue.job import ClaimedJob
 from pgqueue.store.claims import held_jobs, release_claims
 from pgqueue.store.statement import Queries, run
-from pgqueue.worker.completer import Entry
-from pgqueue.worker.held import Held
+from pgqueue.worker.held import Entry, Held
 from pgqueue.worker.pool import Pool
 
 __all__ = ["Intake"]

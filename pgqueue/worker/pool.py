@@ -7,15 +7,14 @@ it in a child, as measured from the jobs that ended before.
 import itertools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pgqueue.codec import encode_error
 from pgqueue.errors import TaskRevokedError, TimeLimitExceeded
-from pgqueue.worker.completer import Entry, Recorded
-from pgqueue.worker.held import Held
+from pgqueue.worker.held import Entry, Held, Recorded
 from pgqueue.worker.hosts import ChildHost, Host
+from pgqueue.worker.line import Line
 from pgqueue.worker.logs import about
 from pgqueue.worker.station import Station
 
@@ -38,7 +37,6 @@ class Pool:
     Args:
         kind: processes, threads, loop or solo.
         concurrency: how many jobs run at once.
-        hosts: how many hosts share them.
         buffer_seconds: work that may wait in this worker.
         claim_batch: upper bound of one claim; four of them bound the buffer.
         quota: jobs that one host may run before it is replaced.
@@ -77,9 +75,7 @@ class Pool:
         self._at_most_once = at_most_once
         self._record = record
         self._lock = threading.RLock()
-        self._buffer: deque[Held] = deque()
-        self._careful: deque[Held] = deque()  # to be recorded when there is a slot for them
-        self._recording: set[Held] = set()
+        self._line = Line()
         self._numbers = itertools.count(1)
         self._load = 0
         self._job_seconds: float | None = None  # moving average of run time per job
@@ -116,65 +112,56 @@ class Pool:
     def offer(self, held: Sequence[Held], careful: Sequence[Held] = ()) -> None:
         """Take claimed jobs and hand them to hosts as these have room, careful ones after they were recorded."""
         with self._lock:
-            self._buffer.extend(held)
-            self._careful.extend(careful)
+            self._line.add(held, careful)
             self._load += len(held) + len(careful)
             self._feed()
 
     def _feed(self) -> None:
-        if self._careful and not self.closed:
-            self._record_next()
-        buffer = self._buffer
-        if not buffer or self.closed:
+        line = self._line
+        if self.closed or not (line or line.careful):
+            return
+        stations = [station for station in self.stations if station.open]
+        if line.careful and (batch := line.to_record(sum(station.free for station in stations))):
+            self._record(batch, self._recorded)
+        if not line:
             return
         ahead = 0
-        if self._job_seconds is not None:
+        if self._job_seconds is not None and not line.careful:
             ahead = min(HOST_AHEAD_JOBS, int(HOST_AHEAD_SECONDS / max(self._job_seconds, 1e-6)))
-        stations = [station for station in self.stations if station.open]
-        reserved = len(self._recording)
-        if reserved or self._careful:
-            ahead = 0  # what is recorded is to begin, and not to wait
+        kept = line.slots_kept
         # First everyone something to do, then something to go on with.
         for share in (1, 1 + ahead) if ahead else (1,):
             for station in stations:
                 if share > 1 and station.stuck:
                     continue
                 room = station.slots * share - len(station.sent)
-                if reserved and room > 0:
-                    kept = min(reserved, room)
-                    reserved -= kept
-                    room -= kept
+                if kept and room > 0:
+                    kept_here = min(kept, room)
+                    kept -= kept_here
+                    room -= kept_here
                 if share > 1 and room * 2 < station.slots * share:
                     continue  # it has enough to go on with: jobs travel in batches
-                count = min(room, len(buffer), station.quota)
+                count = min(room, len(line), station.quota)
                 if count > 0:
-                    batch = [buffer.popleft() for _ in range(count)]
-                    station.send(batch, self._numbers)
-            if not buffer:
+                    station.send(line.take(count), self._numbers)
+            if not line:
                 return
-
-    def _record_next(self) -> None:
-        free = sum(station.free for station in self.stations if station.open) - len(self._recording)
-        batch = [self._careful.popleft() for _ in range(min(free, len(self._careful)))]
-        if batch:
-            self._recording.update(batch)
-            self._record(batch, self._recorded)
 
     def _recorded(self, batch: list[Held], ours: set[str]) -> None:
         """Their beginning is recorded: they run, unless they were given up, cancelled or lost meanwhile."""
         with self._lock:
-            awaited = self._recording.intersection(batch)
-            self._recording -= awaited
-            ended = [(held, held.end) for held in awaited if held.end is not None]
-            begin = [held for held in batch if held in awaited and held.end is None and held.job.id in ours]
-            self._load -= len(awaited) - len(begin)
-            self._buffer.extendleft(reversed(begin))
+            left = self._line.recorded(batch, ours)
+            self._end(left)
             self._feed()
             room = self.room() > 0
-        if ended:
-            self._finish(ended)
         if room:
             self._has_room()
+
+    def _end(self, held: Sequence[Held]) -> None:
+        """Report those that have their end; the others are no longer ours. Not before that has the load gone."""
+        if ended := [(attempt, attempt.end) for attempt in held if attempt.end is not None]:
+            self._finish(ended)
+        self._load -= len(held)
 
     # -- messages of hosts ----------------------------------------------------------------------------------------
 
@@ -188,11 +175,8 @@ class Pool:
                 station.recalled = False
                 returned = [station.sent.pop(n) for n in message[1] if n in station.sent]
                 station.quota += len(returned)
-                ended = [(held, held.end) for held in returned if held.end is not None]
-                if ended:
-                    self._load -= len(ended)
-                    self._finish(ended)
-                self._buffer.extendleft(held for held in reversed(returned) if held.end is None)
+                self._end([held for held in returned if held.end is not None])
+                self._line.put_back([held for held in returned if held.end is None])
             elif kind == "ready":
                 station.host.ready = True
             self._feed()
@@ -205,13 +189,13 @@ class Pool:
         known = self._job_seconds
         self._job_seconds = each if known is None else 0.8 * known + 0.2 * each
         entries: list[Entry] = []
-        settled = 0
+        ended = settled = 0
         for outcome, ran in zip(outcomes, micros, strict=True):
             held = station.sent.pop(outcome[0], None)
             if held is None:
                 continue
             held.micros = ran
-            self._load -= 1
+            ended += 1
             if outcome[1] == "settled":
                 settled += 1
             else:
@@ -222,6 +206,7 @@ class Pool:
             self._finish(entries)
         if settled:
             self._settled(settled)
+        self._load -= ended
 
     # -- hosts ----------------------------------------------------------------------------------------------------
 
@@ -261,11 +246,11 @@ class Pool:
                 else:
                     entries.append((held, ("lost", reason, self._at_most_once(held.job.task))))
             station.sent = {}
+            if entries:
+                self._finish(entries)
             self._load -= len(entries)
-            self._buffer.extendleft(reversed(unstarted))
+            self._line.put_back(unstarted)
             self._feed()
-        if entries:
-            self._finish(entries)
         return len(entries)
 
     def supervise(self, now: float, hard_limit: Callable[[Held], float | None]) -> bool:
@@ -316,36 +301,28 @@ class Pool:
 
     def cancel(self, job_ids: set[str]) -> None:
         """End these jobs, wherever they are in this pool."""
-        error = encode_error(TaskRevokedError("cancelled on request"))
+        end = ("cancelled", encode_error(TaskRevokedError("cancelled on request")), None)
         with self._lock:
-            waiting = []
-            for queue in (self._buffer, self._careful):
-                for held in [held for held in queue if held.job.id in job_ids]:
-                    queue.remove(held)
-                    waiting.append(held)
+            waiting = self._line.remove(job_ids, end)
+            if waiting:
+                self._finish([(held, end) for held in waiting])
             self._load -= len(waiting)
-            for held in self._recording:
-                if held.job.id in job_ids:
-                    held.end = ("cancelled", error, None)
             for station in self.stations:
                 for held in list(station.sent.values()):
                     if held.job.id in job_ids and held.end is None:
-                        held.end = ("cancelled", error, None)
+                        held.end = end
                         if station.host.board.started >= held.number:
                             station.host.cancel(held.number)
                         elif not station.recalled:
                             station.recalled = True
                             station.host.recall()
-        if waiting:
-            self._finish([(held, ("cancelled", error, None)) for held in waiting])
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
     def give_up(self) -> None:
         """Decide the end of everything that still runs: it goes back in line, or is lost where it may run only once."""
         with self._lock:
-            entries: list[Entry] = [(held, held.end or ("released",)) for held in self._recording]
-            self._recording.clear()
+            entries: list[Entry] = [(held, held.end or ("released",)) for held in self._line.give_up()]
             for station in self.stations:
                 started = station.host.board.started
                 for number, held in station.sent.items():
@@ -353,9 +330,9 @@ class Pool:
                     end = ("lost", "its worker stopped before it ended", True) if once else ("released",)
                     entries.append((held, held.end or end))
                 station.sent.clear()
+            if entries:
+                self._finish(entries)
             self._load -= len(entries)
-        if entries:
-            self._finish(entries)
 
     def close(self) -> list[Held]:
         """Take no more jobs; returns those that were not started here, and recalls those that wait in hosts."""
@@ -369,17 +346,14 @@ class Pool:
     def drain(self) -> list[Held]:
         """Return what came back after close()."""
         with self._lock:
-            waiting = [*self._buffer, *self._careful]
-            self._buffer.clear()
-            self._careful.clear()
+            waiting = self._line.drain()
             self._load -= len(waiting)
         return waiting
 
     def forget(self) -> None:
         """Drop everything: the worker lost its lease, and all these attempts are others' now."""
         with self._lock:
-            for waiting in (self._buffer, self._careful, self._recording):
-                waiting.clear()
+            self._line = Line()
             for station in self.stations:
                 station.sent.clear()
             self._load = 0
@@ -388,13 +362,9 @@ class Pool:
         """Return all attempts in this pool."""
         with self._lock:
             sent = (held for station in self.stations for held in station.sent.values())
-            return [*self._buffer, *self._careful, *self._recording, *sent]
+            return [*self._line, *sent]
 
     def drop(self, lost: set[Held]) -> None:
         """Drop attempts that turned out to be no longer ours; what runs of them is refused at its finish."""
         with self._lock:
-            for waiting in (self._buffer, self._careful):
-                keep = [held for held in waiting if held not in lost]
-                self._load -= len(waiting) - len(keep)
-                waiting.clear()
-                waiting.extend(keep)
+            self._load -= self._line.drop(lost)

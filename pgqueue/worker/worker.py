@@ -23,9 +23,9 @@ from pgqueue.store.statement import run
 from pgqueue.store.workers import isolation_level, read_committed, register_worker
 from pgqueue.worker.beat import scheduler_of
 from pgqueue.worker.claimer import Claimer
-from pgqueue.worker.completer import BATCH, Completer, Entry
+from pgqueue.worker.completer import BATCH, Completer
 from pgqueue.worker.executor import Executor
-from pgqueue.worker.held import Held
+from pgqueue.worker.held import Entry, Held
 from pgqueue.worker.hosts import ChildHost, Host, LocalHost
 from pgqueue.worker.intake import Intake
 from pgqueue.worker.lease import Lease, process_instance
