@@ -330,7 +330,7 @@ def test_a_slip_of_a_source_is_no_missing_attribute(tmp_path: Path) -> None:
             look()
         assert not isinstance(caught.value, AttributeError)
     task = app.task(write)
-    for look in (lambda: task.delay(1, 2), lambda: task.plan, lambda: app.AsyncResult("x").state):
+    for look in (lambda: task.delay(tmp_path, "x"), lambda: task.plan, lambda: app.AsyncResult("x").state):
         with pytest.raises(UnknownSetting, match=told):
             look()
     with pytest.raises(AttributeError):
