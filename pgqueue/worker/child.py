@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from types import FrameType
@@ -87,7 +88,7 @@ class _ProcessRunner:
         self._queue: deque[JobToRun] = deque()
         self._running: JobToRun | None = None
         self._busy = False  # with a frame: in the middle of one nothing else may be read or written
-        self._recalled = False
+        self._recalled = self._overdue = False
         self._stopping = False
         progress_sink.set(self._progress)
         executor.transactions.on_begin = lambda pid, xid: self._send(("transaction", pid, xid))
@@ -124,8 +125,7 @@ class _ProcessRunner:
         self._busy = True
         self._take(self._channel.receive())
         self._busy = False
-        if self._recalled:
-            self._give_back()
+        self._catch_up()
 
     def _run_one(self, job: JobToRun) -> None:
         executor = self._executor
@@ -137,11 +137,11 @@ class _ProcessRunner:
             outcome = contextvars.copy_context().run(executor.run, job)
         else:
             self._running = job
-            signal.setitimer(signal.ITIMER_REAL, limit)
             try:
+                signal.setitimer(signal.ITIMER_REAL, limit)
                 outcome = contextvars.copy_context().run(executor.run, job)
             except SoftTimeLimitExceeded as error:
-                # In the instant after the call: the job's own end is lost.
+                # In the instant before or after the call: the job's own end is lost.
                 outcome = executor.refused(job, error)
             finally:
                 self._running = None
@@ -154,31 +154,47 @@ class _ProcessRunner:
         self._busy = True
         self._channel.send(message)
         self._busy = False
-        if self._recalled:
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Do what signals asked for in the middle of a frame."""
+        while self._recalled:
+            self._recalled = False
             self._give_back()
+        if self._overdue:
+            self._interrupt()
 
     def _give_back(self) -> None:
-        self._recalled = False
+        # As a whole: a soft limit in between would lose jobs that have left the queue.
+        self._busy = True
         # What was sent since this process last looked waits in the socket.
-        self._receive()
+        self._take(self._channel.receive())
         numbers = [job.number for job in self._queue]
         self._queue.clear()
-        self._send(("returned", numbers))
+        self._channel.send(("returned", numbers))
+        self._busy = False
 
     def _on_recall(self, signum: int, frame: FrameType | None) -> None:
-        if self._busy:
-            self._recalled = True
-        else:
-            self._give_back()
+        self._recalled = True
+        if not self._busy:
+            self._catch_up()
 
     def _on_soft_limit(self, signum: int, frame: FrameType | None) -> None:
-        job = self._running
+        self._overdue = self._running is not None
+        if not self._busy:
+            self._catch_up()
+
+    def _interrupt(self) -> None:
+        job, self._running, self._overdue = self._running, None, False
         if job is not None:
-            self._running = None
             raise SoftTimeLimitExceeded(f"soft time limit of task {job.task}[{job.id}] passed")
 
     def _progress(self, job_id: str, token: int, progress: str) -> None:
-        self._send(("progress", job_id, token, progress))
+        message = ("progress", job_id, token, progress)
+        if threading.current_thread() is threading.main_thread():
+            self._send(message)
+        else:
+            self._channel.send(message)  # signals interrupt the main thread alone
 
 
 def _run_threads(

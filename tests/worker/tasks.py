@@ -145,6 +145,11 @@ def report_progress(self: Any, address: str) -> str:
     return visit(address)
 
 
+@app.task(bind=True)
+def report_at_length(self: Any, size: int) -> None:
+    self.update_state(meta="x" * size)
+
+
 @app.task(transactional=True)
 def deposit(amount: int) -> int:
     """Write, and enqueue, in the job's own transaction."""
