@@ -18,15 +18,17 @@ class Held:
         recorded: the database knows that it begins.
         micros: how many microseconds it ran, as its host measured; "null" while that is unknown.
         end: the outcome it will have when its process is killed for a reason; None: it counts as lost.
+        told: its host was asked to end it.
+        overdue: it has passed its hard time limit.
     """
 
-    __slots__ = ("end", "job", "micros", "number", "recorded", "token")
+    __slots__ = ("end", "job", "micros", "number", "overdue", "recorded", "token", "told")
 
     def __init__(self, job: ClaimedJob, token: int) -> None:
         self.number = 0
         self.job = job
         self.token = token
-        self.recorded = False
+        self.recorded = self.told = self.overdue = False
         self.micros: int | str = "null"
         self.end: tuple[object, ...] | None = None
 

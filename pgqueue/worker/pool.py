@@ -177,6 +177,9 @@ class Pool:
                 station.quota += len(returned)
                 self._end([held for held in returned if held.end is not None])
                 self._line.put_back([held for held in returned if held.end is None])
+                for held in station.sent.values():
+                    if held.end is not None and not held.told and station.has_begun(held):
+                        self._tell(station, held)  # it began while it was recalled
             elif kind == "ready":
                 station.host.ready = True
             self._feed()
@@ -235,13 +238,12 @@ class Pool:
             if station not in self.stations:
                 return 0
             self.stations.remove(station)
-            started = station.host.board.started
             entries: list[Entry] = []
             unstarted = []
-            for number, held in station.sent.items():
+            for held in station.sent.values():
                 if held.end is not None:
                     entries.append((held, held.end))
-                elif number > started:
+                elif not station.has_begun(held):
                     unstarted.append(held)
                 else:
                     entries.append((held, ("lost", reason, self._at_most_once(held.job.task))))
@@ -273,7 +275,7 @@ class Pool:
                     limit = hard_limit(held)
                     if limit is not None:
                         watch = True
-                        if now - since > limit + grace and held.end is None:
+                        if now - since > limit + grace and not held.overdue:
                             self._time_out(station, held, limit)
                 busy = len(running) >= station.slots
                 station.stuck = busy and all(now - since > RECALL_SECONDS for _, since in running)
@@ -285,14 +287,14 @@ class Pool:
 
     def _time_out(self, station: Station, held: Held, limit: float) -> None:
         error = TimeLimitExceeded(f"time limit of {limit:g} s of task {held.job.task}[{held.job.id}] passed")
-        held.end = ("failed", encode_error(error), None)
+        held.end = held.end or ("failed", encode_error(error), None)
+        held.overdue = held.told = True
         job = held.job
         logger.error("Task %s[%s] passed its time limit of %g s", job.task, job.id, limit, extra=about(job))
         if self.kind == "processes" or isinstance(station.host, ChildHost):
             # Neighbours in threads or on the loop go back in line, their attempt unspent.
-            started = station.host.board.started
             for other in station.sent.values():
-                if other.end is None and other is not held and other.number <= started:
+                if other.end is None and other is not held and station.has_begun(other):
                     once = self._at_most_once(other.job.task)
                     other.end = ("lost", "a neighbour passed its time limit", True) if once else ("released",)
             station.host.kill()
@@ -309,13 +311,20 @@ class Pool:
             self._load -= len(waiting)
             for station in self.stations:
                 for held in list(station.sent.values()):
-                    if held.job.id in job_ids and held.end is None:
-                        held.end = end
-                        if station.host.board.started >= held.number:
-                            station.host.cancel(held.number)
-                        elif not station.recalled:
-                            station.recalled = True
-                            station.host.recall()
+                    if held.job.id not in job_ids:
+                        continue
+                    held.end = held.end or end
+                    if station.has_begun(held):
+                        self._tell(station, held)
+                    elif not station.recalled:
+                        station.recalled = True
+                        station.host.recall()
+
+    def _tell(self, station: Station, held: Held) -> None:
+        # A coroutine that cleans up is not disturbed again; a thread hears it once, but perhaps was not ready to hear.
+        if not held.told or self.kind != "loop":
+            held.told = True
+            station.host.cancel(held.number)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -324,9 +333,8 @@ class Pool:
         with self._lock:
             entries: list[Entry] = [(held, held.end or ("released",)) for held in self._line.give_up()]
             for station in self.stations:
-                started = station.host.board.started
-                for number, held in station.sent.items():
-                    once = number <= started and self._at_most_once(held.job.task)
+                for held in station.sent.values():
+                    once = station.has_begun(held) and self._at_most_once(held.job.task)
                     end = ("lost", "its worker stopped before it ended", True) if once else ("released",)
                     entries.append((held, held.end or end))
                 station.sent.clear()

@@ -48,6 +48,10 @@ class Station:
         """How many jobs would start at once."""
         return max(0, min(self.slots - len(self.sent), self.quota))
 
+    def has_begun(self, held: Held) -> bool:
+        """Whether one that was sent here has begun."""
+        return held.number <= self.host.board.started
+
     def send(self, batch: list[Held], numbers: Iterator[int]) -> None:
         """Hand jobs over. Their numbers ascend, so that the last one started tells which others were."""
         self.quota -= len(batch)

@@ -129,3 +129,36 @@ def test_what_is_recorded_while_its_host_is_busy_takes_no_other_along() -> None:
     assert work.run() == ["b"]
     assert work.run() == ["plain"]
     assert work.pool.load == 0
+
+
+@pytest.mark.parametrize("kind", ["threads", "loop"])
+def test_a_cancel_that_comes_while_a_job_begins_reaches_it(kind: str) -> None:
+    work = Work()
+    work.pool.kind = kind
+    work.pool.offer([held("a")])
+    work.pool.cancel({"a"})  # the board does not show it yet
+    assert work.host.asked[-1] == "recall"
+    work.host.begin(1)  # but it has begun meanwhile
+    work.pool.handle(work.station, ("returned", []))
+    assert work.host.asked[-1] == ("cancel", 1)
+    work.pool.handle(work.station, ("returned", []))
+    work.pool.cancel({"a"})  # as each heartbeat finds it asked to stop
+    # A thread hears it once, but may not have been ready for it; a coroutine that cleans up is left alone.
+    assert work.host.asked.count(("cancel", 1)) == (1 if kind == "loop" else 2)
+    work.run()
+    assert [end[0] for _, end in work.ended] == ["cancelled"]
+
+
+def test_a_cancelled_job_that_goes_on_is_ended_at_its_hard_limit_once() -> None:
+    work = Work()
+    work.pool.kind = "processes"
+    work.pool.offer([held("a")])
+    work.host.begin(1, since=100.0)
+    work.pool.cancel({"a"})
+    work.pool.supervise(102.0, lambda held: 3.0)
+    assert "kill" not in work.host.asked
+    work.pool.supervise(104.0, lambda held: 3.0)
+    work.pool.supervise(105.0, lambda held: 3.0)
+    assert work.host.asked.count("kill") == 1
+    work.pool.bury(work.station, "killed")
+    assert [end[0] for _, end in work.ended] == ["cancelled"]

@@ -215,3 +215,15 @@ def test_a_job_that_waits_behind_a_long_one_in_a_child_is_cancelled_without_runn
     visitor.let_go("done")
     assert (held.get(timeout=30), last.get(timeout=30)) == ("done", "last")
     assert gate.empty
+
+
+def test_a_thread_that_does_not_hear_a_cancel_is_ended_at_its_hard_limit(
+    start_worker: StartWorker, send: Send, sender: PgQueue, gate: Gate, rows: Rows
+) -> None:
+    start_worker("-P", "threads", "-c", "1", conf={"worker_heartbeat": 0.1})
+    result = send("hold", gate.address, time_limit=1)
+    visitor = gate.next()
+    sender.control.revoke(result.id, terminate=True)
+    visitor.await_death()
+    row = rows.end_of(result.id)
+    assert (row["state"], row["attempt"], row["lost"]) == ("cancelled", 1, 0)
