@@ -235,6 +235,14 @@ create table workflow_joins (
 CREATE INDEX workflow_joins_waiting ON pgqueue.workflow_joins USING btree (job_id) WHERE (state = 'waiting'::text);
 comment on table workflow_joins is 'Steps that wait for others: how many, and how many are left.';
 
+create table workflow_names (
+    workflow_id uuid not null,
+    name text not null,
+    job_id uuid not null,
+    constraint workflow_names_pkey PRIMARY KEY (workflow_id, name)
+);
+comment on table workflow_names is 'Steps of a workflow by their names.';
+
 create table workflow_results (
     job_id uuid not null,
     workflow_id uuid not null,
@@ -1544,6 +1552,7 @@ declare
     v_added uuid[] := p_ids;
     v_awaited uuid[];
     v_place integer;
+    v_taken text;
 begin
     perform pg_current_xact_id();
     if p_existing then
@@ -1555,6 +1564,12 @@ begin
         returning w.additions, w.settle_id, w.deadline_id into v_place, v_settle, v_deadline;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
+                using errcode = 'invalid_parameter_value';
+        end if;
+        select n.name into v_taken from pgqueue.workflow_names n
+        where n.workflow_id = p_workflow_id and n.name = any (p_steps) order by n.name limit 1;
+        if v_taken is not null then
+            raise exception 'step %: the name is used twice, workflow % has a step of this name', quote_literal(v_taken), p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
         if v_settle is null and p_compensates is not null then
@@ -1610,6 +1625,10 @@ begin
     select p_workflow_id, e.child, e.position, e.parent, coalesce(e.kind, 'value'), coalesce(e.policy, 'stop')
     from unnest(p_children, p_parents, p_positions, p_kinds, p_policies) e (child, parent, position, kind, policy);
 
+    if p_steps is not null then
+        insert into pgqueue.workflow_names (workflow_id, name, job_id)
+        select p_workflow_id, n.step, n.id from unnest(p_steps, p_ids) n (step, id) where n.step is not null;
+    end if;
     if p_group_ids is not null then
         insert into pgqueue.workflow_groups (id, workflow_id, job_ids)
         select g.id, p_workflow_id, array_agg(g.job_id order by g.place)
@@ -2222,6 +2241,7 @@ begin
     where j.job_id = any (v_ids || array (select w.deadline_id from pgqueue.workflows w where w.id = any (v_old)));
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
     delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
+    delete from pgqueue.workflow_names n where n.workflow_id = any (v_old);
     delete from pgqueue.workflow_groups g where g.workflow_id = any (v_old);
     delete from pgqueue.workflows w where w.id = any (v_old);
     return cardinality(v_old);
@@ -2473,16 +2493,14 @@ CREATE OR REPLACE FUNCTION pgqueue.resolve(workflow_id uuid, event text, value j
 AS $function$
 #variable_conflict use_column
 declare
-    v_ids uuid[];
+    v_id uuid;
     v_join pgqueue.workflow_joins;
     v_kept timestamptz;
 begin
-    v_ids := array (
-        select j.job_id from pgqueue.workflow_joins j
-        where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
-          and j.run = 'wait' and j.step = resolve.event);
-    perform pgqueue.lock_steps(v_ids);
-    select j.* into v_join from pgqueue.workflow_joins j where j.job_id = any (v_ids);
+    select n.job_id into v_id from pgqueue.workflow_names n
+    where n.workflow_id = resolve.workflow_id and n.name = resolve.event;
+    perform pgqueue.lock_steps(array[v_id]);
+    select j.* into v_join from pgqueue.workflow_joins j where j.job_id = v_id and j.run = 'wait';
     if not found then
         raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
             using errcode = 'invalid_parameter_value';

@@ -116,6 +116,11 @@ select s.job_id::text, s.step, s.state, s.task, s.run, s.waits_for, s.remaining,
 from pgqueue.workflow_steps s where s.workflow_id = %(workflow_id)s
 order by s.place
 
+-- name: named_steps
+-- Ids of those steps of one workflow that have one of these names.
+select n.name, n.job_id::text from pgqueue.workflow_names n
+where n.workflow_id = %(workflow_id)s and n.name = any (%(names)s::text[])
+
 -- name: step_outcomes
 -- How those steps ended that did, the first first.
 select r.job_id::text, r.step, r.state, r.result::text, r.error::text, r.propagated

@@ -23,6 +23,14 @@ create table pgqueue.workflow_additions (
     constraint workflow_additions_pkey primary key (workflow_id, place)
 );
 
+-- Steps by name, of which a workflow has each once.
+create table pgqueue.workflow_names (
+    workflow_id   uuid        not null,
+    name          text        not null,
+    job_id        uuid        not null,
+    constraint workflow_names_pkey primary key (workflow_id, name)
+);
+
 create table pgqueue.workflow_edges (
     workflow_id   uuid        not null,
     child_id      uuid        not null,
@@ -110,6 +118,7 @@ declare
     v_added uuid[] := p_ids;
     v_awaited uuid[];
     v_place integer;
+    v_taken text;
 begin
     perform pg_current_xact_id();
     if p_existing then
@@ -121,6 +130,12 @@ begin
         returning w.additions, w.settle_id, w.deadline_id into v_place, v_settle, v_deadline;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
+                using errcode = 'invalid_parameter_value';
+        end if;
+        select n.name into v_taken from pgqueue.workflow_names n
+        where n.workflow_id = p_workflow_id and n.name = any (p_steps) order by n.name limit 1;
+        if v_taken is not null then
+            raise exception 'step %: the name is used twice, workflow % has a step of this name', quote_literal(v_taken), p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
         if v_settle is null and p_compensates is not null then
@@ -176,6 +191,10 @@ begin
     select p_workflow_id, e.child, e.position, e.parent, coalesce(e.kind, 'value'), coalesce(e.policy, 'stop')
     from unnest(p_children, p_parents, p_positions, p_kinds, p_policies) e (child, parent, position, kind, policy);
 
+    if p_steps is not null then
+        insert into pgqueue.workflow_names (workflow_id, name, job_id)
+        select p_workflow_id, n.step, n.id from unnest(p_steps, p_ids) n (step, id) where n.step is not null;
+    end if;
     if p_group_ids is not null then
         insert into pgqueue.workflow_groups (id, workflow_id, job_ids)
         select g.id, p_workflow_id, array_agg(g.job_id order by g.place)
@@ -909,16 +928,14 @@ language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
 #variable_conflict use_column
 declare
-    v_ids uuid[];
+    v_id uuid;
     v_join pgqueue.workflow_joins;
     v_kept timestamptz;
 begin
-    v_ids := array (
-        select j.job_id from pgqueue.workflow_joins j
-        where j.job_id = any (array (select unnest(pgqueue.step_ids(w)) from pgqueue.workflows w where w.id = resolve.workflow_id))
-          and j.run = 'wait' and j.step = resolve.event);
-    perform pgqueue.lock_steps(v_ids);
-    select j.* into v_join from pgqueue.workflow_joins j where j.job_id = any (v_ids);
+    select n.job_id into v_id from pgqueue.workflow_names n
+    where n.workflow_id = resolve.workflow_id and n.name = resolve.event;
+    perform pgqueue.lock_steps(array[v_id]);
+    select j.* into v_join from pgqueue.workflow_joins j where j.job_id = v_id and j.run = 'wait';
     if not found then
         raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
             using errcode = 'invalid_parameter_value';
@@ -1198,6 +1215,7 @@ begin
     where j.job_id = any (v_ids || array (select w.deadline_id from pgqueue.workflows w where w.id = any (v_old)));
     delete from pgqueue.workflow_results r where r.job_id = any (v_ids);
     delete from pgqueue.workflow_additions a where a.workflow_id = any (v_old);
+    delete from pgqueue.workflow_names n where n.workflow_id = any (v_old);
     delete from pgqueue.workflow_groups g where g.workflow_id = any (v_old);
     delete from pgqueue.workflows w where w.id = any (v_old);
     return cardinality(v_old);
@@ -1251,6 +1269,7 @@ cross join lateral (
 comment on table pgqueue.workflows is 'Chains, groups, chords and named graphs, with the ids of their steps.';
 comment on table pgqueue.workflow_groups is 'Groups of canvases, with the ids of their members.';
 comment on table pgqueue.workflow_additions is 'Ids of steps that were added to a workflow later.';
+comment on table pgqueue.workflow_names is 'Steps of a workflow by their names.';
 comment on table pgqueue.workflow_edges is 'Which step waits for which. Part of the public contract.';
 comment on table pgqueue.workflow_joins is 'Steps that wait for others: how many, and how many are left.';
 comment on table pgqueue.workflow_results is 'Outcomes of steps, as long as their workflow is kept.';

@@ -20,6 +20,7 @@ __all__ = [
     "list_steps",
     "list_workflows",
     "mend_workflows",
+    "named_steps",
     "prune_workflows",
     "replace_job",
     "resolve_event",
@@ -206,6 +207,11 @@ def list_workflows(
 def list_steps(queries: Queries, workflow_id: str) -> Statement[list[StepRow]]:
     """Return the steps of a workflow in the order in which they were given."""
     return Statement(queries["list_steps"], {"workflow_id": workflow_id}, lambda rows: [StepRow(*row) for row in rows])
+
+
+def named_steps(queries: Queries, workflow_id: str, names: Iterable[str]) -> Statement[dict[str, str]]:
+    """Return the ids of those steps of a workflow that have one of these names."""
+    return Statement(queries["named_steps"], {"workflow_id": workflow_id, "names": list(names)}, dict)
 
 
 def step_outcomes(queries: Queries, workflow_id: str) -> Statement[list[StepOutcome]]:

@@ -22,6 +22,7 @@ from pgqueue.store.workflows import (
     list_edges,
     list_steps,
     list_workflows,
+    named_steps,
     resolve_event,
     retry_workflow,
     step_outcomes,
@@ -109,6 +110,14 @@ class Workflows:
     async def asteps(self, id: str) -> _Steps:
         """steps() for async code."""
         return await self._arun(list_steps(self._queries, _id(id)), again=True)
+
+    def named(self, id: str, names: Iterable[str]) -> dict[str, str]:
+        """Return the job ids of those steps of a workflow that have one of these names."""
+        return self._run(named_steps(self._queries, _id(id), names), again=True)
+
+    async def anamed(self, id: str, names: Iterable[str]) -> dict[str, str]:
+        """named() for async code."""
+        return await self._arun(named_steps(self._queries, _id(id), names), again=True)
 
     def edges(self, id: str) -> _Edges:
         """Return which step of a workflow waits for which."""

@@ -16,7 +16,7 @@ from pgqueue.errors import ArgumentsError, GraphError, ValidationError
 from pgqueue.graph import EdgePolicy, NewEdge, NewStep, NewWorkflow, StepInputs
 from pgqueue.job import NewJob, new_job_id
 
-__all__ = ["NamedSender", "Part", "compile_parts"]
+__all__ = ["NamedSender", "Part", "compile_parts", "undo_name"]
 
 
 class NamedSender(Sender, Protocol):
@@ -312,6 +312,8 @@ class NamedGraph(GraphBuilder):
         made: dict[str, str] = {}
         for part in reversed(list(_sorted(parts, self._all))):
             if part.compensate is not None:
+                if undo_name(part.name) in parts:
+                    raise GraphError(f"step {undo_name(part.name)!r}: so is the compensation of {part.name!r} named")
                 with _named(part.name):
                     behind = [*settle, self._all[part.name], *(made[one] for one in later[part.name])]
                     made[part.name] = self._compensation(part, part.compensate, behind)
@@ -328,9 +330,14 @@ class NamedGraph(GraphBuilder):
         knows = not signature.immutable and self._takes(signature.task, signature.args, signature.kwargs, self._names)
         policies: dict[str, EdgePolicy] = dict.fromkeys((target, *behind), "ignore")
         feed = Feed("value", self._entry) if knows else Feed()
-        found, _ = self._task(signature, feed, behind, policies, f"{part.name}.undo")
-        self._rename(found, f"{part.name}.undo", target)
+        found, _ = self._task(signature, feed, behind, policies, undo_name(part.name))
+        self._rename(found, undo_name(part.name), target)
         return found
+
+
+def undo_name(name: str) -> str:
+    """Return what the compensation of a step is named."""
+    return f"{name}.undo"
 
 
 def _nearest_followers(parts: Mapping[str, Part], wanted: Mapping[str, Part]) -> dict[str, list[str]]:

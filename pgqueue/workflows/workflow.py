@@ -11,9 +11,10 @@ from pgqueue.errors import ConfigurationError, GraphError, ValidationError
 from pgqueue.graph import EdgePolicy, NewWorkflow
 from pgqueue.job import new_job_id
 from pgqueue.options.values import instant, seconds, short
+from pgqueue.store.workflows import StepRow
 from pgqueue.tasks.task import Task
 from pgqueue.workflows.control import Workflows
-from pgqueue.workflows.graph import NamedSender, Part, compile_parts
+from pgqueue.workflows.graph import NamedSender, Part, compile_parts, undo_name
 from pgqueue.workflows.result import WorkflowResult
 
 __all__ = ["Step", "Workflow"]
@@ -224,7 +225,10 @@ class Workflow:
         client, control = self._ready()
         found: dict[str, str] = {}
         if self._of is not None:
-            found = self._taken({step.name: step.job_id for step in control.steps(self._of) if step.name is not None})
+            found = control.named(self._of, self._mentioned())
+            if self._misses(found):
+                found = _by_name(control.steps(self._of))  # for the hint
+            self._refuse_taken(found)
         workflow, ids = self._compile(client, found, connection)
         client.send_workflow(workflow, connection, self._of is not None)
         return self._result(workflow, control, {**found, **ids}, client.participant(connection))
@@ -234,8 +238,10 @@ class Workflow:
         client, control = self._ready()
         found: dict[str, str] = {}
         if self._of is not None:
-            steps = await control.asteps(self._of)
-            found = self._taken({step.name: step.job_id for step in steps if step.name is not None})
+            found = await control.anamed(self._of, self._mentioned())
+            if self._misses(found):
+                found = _by_name(await control.asteps(self._of))
+            self._refuse_taken(found)
         workflow, ids = self._compile(client, found, connection)
         await client.asend_workflow(workflow, connection, self._of is not None)
         return self._result(workflow, control, {**found, **ids}, client.participant(connection))
@@ -267,11 +273,22 @@ class Workflow:
             )
         return client, Workflows(client)
 
-    def _taken(self, existing: dict[str, str]) -> dict[str, str]:
-        for name in self._parts:
+    def _new_names(self) -> list[str]:
+        undone = [undo_name(part.name) for part in self._parts.values() if part.compensate is not None]
+        return [*self._parts, *undone]
+
+    def _mentioned(self) -> set[str]:
+        return {*self._new_names(), *(parent for part in self._parts.values() for parent in part.after)}
+
+    def _misses(self, existing: Mapping[str, str]) -> bool:
+        return any(
+            one not in self._parts and one not in existing for part in self._parts.values() for one in part.after
+        )
+
+    def _refuse_taken(self, existing: Mapping[str, str]) -> None:
+        for name in self._new_names():
             if name in existing:
                 raise GraphError(f"step {name!r}: the name is used twice, workflow {self._of} has a step of this name")
-        return existing
 
     def _compile(
         self, client: Owner, existing: Mapping[str, str], connection: Any
@@ -298,6 +315,10 @@ def _name(value: Any, what: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 255 or not value.isprintable():
         raise ValidationError(f"{what}: expected a name of 1 to 255 printable characters, got {short(value)}")
     return value
+
+
+def _by_name(steps: Iterable[StepRow]) -> dict[str, str]:
+    return {step.name: step.job_id for step in steps if step.name is not None}
 
 
 def _policy(value: Any, what: str) -> EdgePolicy:

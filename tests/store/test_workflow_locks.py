@@ -1,5 +1,8 @@
 """Who waits for whom: sessions that end, resolve, cancel and extend the same workflow at once."""
 
+import psycopg
+import pytest
+
 from pgqueue.graph import NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.store import workflows
@@ -123,6 +126,17 @@ def test_adding_steps_waits_for_a_finish_and_not_the_other_way_round(graph: Grap
         assert finished.result(10) == []
     done.result(10)
     assert list(graph.claim()) == ["b"]
+
+
+def test_of_two_who_add_a_step_of_one_name_the_second_is_refused(graph: Graph) -> None:
+    graph.step("a").enqueue()
+    store = graph.store
+    first, second = store.session(), store.session()
+    with first.conn.transaction():
+        Graph(first, graph.id).step("event", run="wait").enqueue()
+        added = second.start(lambda: Graph(second, graph.id).step("event", run="wait").enqueue(), store)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="step 'event': the name is used twice"):
+        added.result(10)
 
 
 def test_cancelling_and_replacing_lock_the_workflow_first(graph: Graph) -> None:

@@ -329,7 +329,8 @@ def test_a_timer_that_cannot_end_stops_neither_claims_nor_other_timers(graph: Gr
     graph.make_due("bad")
     graph.make_due("nap")
     store.rows(
-        "insert into pgqueue.workflow_results (job_id, workflow_id, state, finished_at) values (%s, %s, 'failed', now())",
+        "insert into pgqueue.workflow_results (job_id, workflow_id, state, finished_at)"
+        " values (%s, %s, 'failed', now())",
         [graph.ids["bad"], graph.id],
     )
     assert list(graph.claim()) == ["b"]

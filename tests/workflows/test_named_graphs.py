@@ -191,6 +191,11 @@ def _twice(flow: Workflow, say: Any) -> None:
     flow.wait_for("ship")
 
 
+def _named_like_a_compensation(flow: Workflow, say: Any) -> None:
+    flow.step("pay.undo", say.s())
+    flow.step("pay", say.s(), compensate=say.s())
+
+
 def _same_parent(flow: Workflow, say: Any) -> None:
     flow.step("a", say.s())
     flow.step("ship", say.s(), after=["a", "a"])
@@ -216,6 +221,7 @@ def _empty(flow: Workflow, say: Any) -> None:
         (_itself, "'a' -> 'a'"),
         (_missing, "step 'ship': it waits for 'chorge', which is no step; did you mean 'charge'"),
         (_twice, "step 'ship': the name is used twice"),
+        (_named_like_a_compensation, "step 'pay.undo': so is the compensation of 'pay' named"),
         (_same_parent, "step 'ship': it waits for 'a' twice"),
         (_foreign, "step 'ship': it waits for <Step 'pay' of .*, of another workflow"),
         (_policy_of_a_stranger, "step 'ship': on_failure: it does not wait for 'b'"),
@@ -353,11 +359,15 @@ def test_a_step_that_is_replaced_keeps_its_name_and_its_place(
 
 def test_what_cannot_be_added(app: PgQueue, say: Any) -> None:
     flow = Workflow()
-    flow.step("a", say.s())
+    flow.step("plan", say.s())
     result = flow.apply_async()
     more = app.workflow(result.id)
-    more.step("a", say.s())
-    with pytest.raises(GraphError, match="step 'a': the name is used twice"):
+    more.step("plan", say.s())
+    with pytest.raises(GraphError, match="step 'plan': the name is used twice"):
+        more.apply_async()
+    more = app.workflow(result.id)
+    more.step("b", say.s(), after="plam")
+    with pytest.raises(GraphError, match="it waits for 'plam', which is no step; did you mean 'plan'"):
         more.apply_async()
     stranger = app.workflow("00000000-0000-7000-8000-000000000000")
     stranger.step("b", say.s())
