@@ -27,13 +27,23 @@ __all__ = ["main"]
 
 def main(argv: list[str]) -> None:
     """Run until the worker says stop or is gone."""
-    sock = socket.socket(fileno=int(argv[0]))
+    descriptors = list(map(int, argv[:2]))
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
     slots = int(argv[2])
-    board = RunBoard(slots, int(argv[1]))
+    channel = Channel(socket.socket(fileno=descriptors[0]), blocking=True)
+    board = RunBoard(slots, descriptors[1])
     _die_with_parent(int(argv[3]))
     _leave_signals_to_the_worker()
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
-    channel = Channel(sock, blocking=True)
+
+    def leave() -> None:
+        """The worker learns of this process's end by the socket's: what a task forks must not hold it open."""
+        channel.close()
+        progress_sink.set(None)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=leave)
     messages: list[tuple[Any, ...]] | None = []
     while not messages:
         channel.wait()

@@ -49,6 +49,9 @@ class ChildHost:
         slots: jobs it runs at once.
         settings: what the child needs to know, sent through the socket so that no argument list shows it.
         on_backlog: called when the socket did not take a message whole, which is to be flushed when it can.
+
+    Attributes:
+        ended: the process was found to be gone; programs that it started may still hold its end of the socket.
     """
 
     def __init__(self, kind: str, slots: int, settings: dict[str, Any], on_backlog: Callable[[], None]) -> None:
@@ -56,6 +59,7 @@ class ChildHost:
         self.kind = kind
         self.board = RunBoard(slots)
         self.ready = False
+        self.ended = False
         self._on_backlog = on_backlog
         self.started_at = time.monotonic()
         with theirs:
@@ -78,9 +82,7 @@ class ChildHost:
 
     def send(self, jobs: list[tuple[Any, ...]]) -> None:
         """Hand jobs over; they start in this order."""
-        self.channel.send(("jobs", jobs))
-        if self.channel.unsent:
-            self._on_backlog()
+        self._tell("jobs", jobs)
 
     def recall(self) -> None:
         """Ask for the jobs that have not started."""
@@ -88,18 +90,18 @@ class ChildHost:
             # Its only thread runs a task; a signal handler answers between two bytecodes.
             self._signal(signal.SIGUSR2)
         else:
-            self.channel.send(("recall",))
+            self._tell("recall")
 
     def cancel(self, number: int) -> None:
         """Ask a running job to end; a process that runs nothing else is ended with it."""
         if self.kind == "processes":
             self.kill()
         else:
-            self.channel.send(("cancel", number))
+            self._tell("cancel", number)
 
     def stop(self) -> None:
         """End when idle."""
-        self.channel.send(("stop",))
+        self._tell("stop")
 
     def kill(self) -> None:
         """End now."""
@@ -113,6 +115,13 @@ class ChildHost:
         except (OSError, ValueError):
             return 0
 
+    def notice_end(self) -> bool:
+        """Look whether the process has ended; true when that is news, for whoever reads from it."""
+        if self.ended or self.process.poll() is None:
+            return False
+        self.ended = True
+        return True
+
     def reap(self, timeout: float) -> int:
         """Wait for the end, kill after the timeout, and return the exit code (negative: signal)."""
         try:
@@ -121,6 +130,11 @@ class ChildHost:
             self.kill()
             code = self.process.wait()
         return code
+
+    def _tell(self, *message: Any) -> None:
+        self.channel.send(message)
+        if self.channel.unsent:
+            self._on_backlog()
 
     def _signal(self, number: int) -> None:
         if self.process.poll() is None:

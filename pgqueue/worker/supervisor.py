@@ -88,10 +88,15 @@ class Supervisor:
         watch = False
         for pool in self._pools.values():
             watch = pool.supervise(now, self._hard_limit) or watch
+        self._notice_ends()
         self._replace_dead()
         if self._may_start():
             self._renew(now)
         return watch
+
+    def _notice_ends(self) -> None:
+        if any([host.notice_end() for host in list(self._stations) if isinstance(host, ChildHost)]):
+            self.wake_reader()
 
     def kill_children(self) -> None:
         """End all children now."""
@@ -107,6 +112,7 @@ class Supervisor:
         for host in hosts:
             if isinstance(host, ChildHost):
                 host.reap(5.0)
+        self._notice_ends()
         until = time.monotonic() + 1.0
         while any(isinstance(h, ChildHost) and not h.channel.closed for h in hosts) and time.monotonic() < until:
             self._attention.wait(0.1)
@@ -150,7 +156,11 @@ class Supervisor:
 
     def _read_once(self) -> None:
         for host in list(self._stations):
-            if isinstance(host, ChildHost) and host.channel.unsent and not host.channel.closed:
+            if not isinstance(host, ChildHost) or host.channel.closed:
+                continue
+            if host.ended:
+                host.channel.end_reading()
+            if host.channel.unsent:
                 self._selector.modify(host.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, host)
         for key, _ in self._selector.select():
             host = key.data

@@ -15,6 +15,7 @@ from pgqueue.worker.executor import JobToRun
 from pgqueue.worker.hosts import ChildHost
 from tests.support.process import wait_until
 from tests.worker.conftest import TASKS
+from tests.worker.gate import Gate
 
 if not Path("/proc/self/status").exists():
     pytest.skip("looks at processes through /proc", allow_module_level=True)
@@ -112,3 +113,27 @@ def test_a_recall_and_a_soft_limit_in_the_middle_of_a_frame_are_both_heard(child
     child.signal(signal.SIGUSR2)
     assert "SoftTimeLimitExceeded" in child.outcome(1)[2]
     assert ("returned", [2]) in child.messages
+
+
+def test_what_it_forks_does_not_hold_its_stream_open(child: Child, gate: Gate) -> None:
+    child.run(1, "fork_and_die", gate.address, False)
+    left_behind = gate.next()
+    assert (left_behind.says, left_behind.pid == child.host.pid) == ("left behind", False)
+    child.until(lambda: child.ended)
+    left_behind.let_go()
+
+
+def test_what_a_full_socket_does_not_take_of_a_demand_is_told_to_whoever_flushes() -> None:
+    told: list[int] = []
+    host = ChildHost("threads", 1, {}, lambda: told.append(len(host.channel.unsent)))
+    os.kill(host.pid, signal.SIGSTOP)
+    while not host.channel.unsent:
+        host.channel.send(("fill", "x" * 100_000))
+    host.recall()
+    host.cancel(1)
+    host.stop()
+    assert len(told) == 3
+    host.kill()
+    host.reap(10)
+    host.channel.close()
+    host.board.close()

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from pgqueue import PgQueue, WorkerLostError
 from tests.support.process import wait_until
 from tests.worker.conftest import Rows, Send, StartWorker
@@ -81,6 +83,20 @@ def test_jobs_that_only_waited_in_a_dead_child_lose_nothing(
     os.kill(visitor.pid, signal.SIGKILL)
     assert [result.get(timeout=30) for result in waiting] == list(range(20))
     assert {(rows.job(r.id)["attempt"], rows.job(r.id)["lost"]) for r in waiting} == {(1, 0)}
+
+
+@pytest.mark.parametrize("outside_python", [False, True])
+def test_the_end_of_a_child_is_noticed_while_something_that_it_forked_lives(
+    start_worker: StartWorker, send: Send, gate: Gate, rows: Rows, outside_python: bool
+) -> None:
+    worker = start_worker("-P", "processes", "-c", "1")
+    result = send("fork_and_die", gate.address, outside_python)
+    left_behind = gate.next()
+    assert result.get(timeout=30) == "again"
+    assert (rows.job(result.id)["attempt"], rows.job(result.id)["lost"]) == (2, 1)
+    worker.send_signal(signal.SIGTERM)
+    left_behind.let_go()
+    assert worker.wait() == 0
 
 
 def test_a_task_reports_its_own_state_and_meta(
