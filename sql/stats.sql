@@ -45,17 +45,42 @@ from pgqueue.workers w
 where w.stopped_at is null and w.lost_at is null and w.lease_expires_at > now()
 
 -- name: list_jobs
--- Newest first, by the time in their ids, for which there is an index; ids that people chose stand anywhere. Filters that
--- are null do not count.
-select a.id, a.state, a.task, a.queue, a.priority, a.attempt, a.enqueued_at, a.run_at, a.started_at, a.finished_at, a.worker_id,
-       a.error_type, a.error, now()
-from pgqueue.all_jobs a
-where (%(states)s::text[] is null or a.state = any (%(states)s::text[]))
-  and (%(queues)s::text[] is null or a.queue = any (%(queues)s::text[]))
-  and (%(task)s::text is null or a.task like %(task)s::text)
-  and (%(worker_id)s::bigint is null or a.worker_id = %(worker_id)s::bigint)
-  and (%(since)s::double precision is null or a.enqueued_at >= now() - make_interval(secs => %(since)s::double precision))
-order by a.id desc
+-- Newest first. Ids that tell their time stand between %(oldest)s and %(newest)s, and the index on ids gives the last of them;
+-- ids that people chose stand elsewhere, and all of those are read. Filters that are null do not count. What was enqueued
+-- since then is not to be deleted before then: older partitions are left out.
+with newest as (
+    (select a.id, a.state, a.task, a.queue, a.priority, a.attempt, a.enqueued_at, a.run_at, a.started_at, a.finished_at,
+            a.worker_id, a.error_type, a.error
+     from pgqueue.all_jobs a
+     where a.id between %(oldest)s::uuid and %(newest)s::uuid
+       and (%(states)s::text[] is null or a.state = any (%(states)s::text[]))
+       and (%(queues)s::text[] is null or a.queue = any (%(queues)s::text[]))
+       and (%(task)s::text is null or a.task like %(task)s::text)
+       and (%(worker_id)s::bigint is null or a.worker_id = %(worker_id)s::bigint)
+       and (%(since)s::double precision is null
+            or a.enqueued_at >= now() - make_interval(secs => %(since)s::double precision))
+     order by a.id desc
+     limit %(limit)s)
+    union all
+    (select a.id, a.state, a.task, a.queue, a.priority, a.attempt, a.enqueued_at, a.run_at, a.started_at, a.finished_at,
+            a.worker_id, a.error_type, a.error
+     from pgqueue.all_jobs a
+     where (a.id < %(oldest)s::uuid or a.id > %(newest)s::uuid)
+       and (%(states)s::text[] is null or a.state = any (%(states)s::text[]))
+       and (%(queues)s::text[] is null or a.queue = any (%(queues)s::text[]))
+       and (%(task)s::text is null or a.task like %(task)s::text)
+       and (%(worker_id)s::bigint is null or a.worker_id = %(worker_id)s::bigint)
+       and (%(since)s::double precision is null
+            or a.enqueued_at >= now() - make_interval(secs => %(since)s::double precision)
+               and (a.delete_after is null
+                    or a.delete_after >= now() - make_interval(secs => %(since)s::double precision)))
+     order by a.enqueued_at desc
+     limit %(limit)s)
+)
+select n.id, n.state, n.task, n.queue, n.priority, n.attempt, n.enqueued_at, n.run_at, n.started_at, n.finished_at,
+       n.worker_id, n.error_type, n.error, now()
+from newest n
+order by n.enqueued_at desc, n.id desc
 limit %(limit)s
 
 -- name: show_job
@@ -110,3 +135,15 @@ union all
 (select j.id from pgqueue.live_jobs j where j.state = 'scheduled' and j.queue = any (%(queues)s::text[])
  order by j.run_at limit %(limit)s)
 limit %(limit)s
+
+-- name: job_ids_between
+-- One job by its whole id, and those whose ids begin alike: two are enough to know that it is not told which.
+(select a.id from pgqueue.all_jobs a where a.id = %(whole)s::uuid limit 1)
+union
+(select a.id from pgqueue.all_jobs a where a.id between %(low)s::uuid and %(high)s::uuid order by a.id limit 2)
+
+-- name: workflow_ids_between
+-- The same of workflows.
+(select w.id from pgqueue.workflows w where w.id = %(whole)s::uuid)
+union
+(select w.id from pgqueue.workflows w where w.id between %(low)s::uuid and %(high)s::uuid order by w.id limit 2)

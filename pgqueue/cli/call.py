@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pgqueue.cli import declined
+from pgqueue.cli.ids import ID, find_job
 from pgqueue.cli.options import DURATION, INSTANT, JSON_ARRAY, JSON_OBJECT, Checked, instant, job_id
 from pgqueue.cli.session import Session, pass_session
 
@@ -51,7 +52,7 @@ def call(session: Session, /, name: str, args: list[Any] | None, kwargs: dict[st
 
 
 @click.command(short_help="Print the result of a job.")
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=ID)
 @click.option("--traceback", is_flag=True, help="Print the traceback of a failed job instead.")
 @click.option("--wait", type=DURATION, default="0s", help="Wait so long for its end.")
 @declined.refuse(declined.RESULT)
@@ -65,13 +66,10 @@ def result(session: Session, task_id: str, traceback: bool, wait: float) -> int:
     from pgqueue.store.statement import run  # noqa: PLC0415 - as above
     from pgqueue.store.stats import show_job  # noqa: PLC0415 - as above
 
-    try:
-        wanted = job_id(task_id)
-    except ValueError as error:
-        raise click.UsageError(f"{printable(task_id[:60])!r}: {error}") from None
     with session.checked() as connection:
+        wanted = find_job(connection, session.queries, task_id)
         if wait:
-            _wait(session, task_id, wait)
+            _wait(session, task_id if wanted == job_id(task_id) else wanted, wait)
         job = run(connection, show_job(session.queries, wanted))
     if job is None:
         raise click.ClickException(f"no job {printable(task_id)}: never enqueued, not committed, or no longer kept")

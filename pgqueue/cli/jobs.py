@@ -1,12 +1,14 @@
 """`pgqueue jobs`: list, show, cancel, retry."""
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgqueue.cli.options import DURATION, QUEUES, Checked, job_id
+from pgqueue.cli.ids import ID, find_job
+from pgqueue.cli.options import DURATION, QUEUES, Checked
 from pgqueue.cli.output import ago, paint, print_json, print_table, printable, span
 from pgqueue.cli.session import Session, pass_session
 from pgqueue.job import JobState
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["jobs"]
 
 BATCH = 1_000
+_AS_JSON = ("args", "kwargs", "result", "headers", "options", "progress")
 LIST_MILLISECONDS = "30000"
 STATES = {
     **{str(state): (str(state),) for state in JobState},
@@ -60,7 +63,10 @@ def jobs() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_session
 def list_(session: Session, /, ids: bool, as_json: bool, since: float | None, **filters: Any) -> None:
-    """List jobs, live and finished, newest first."""
+    """List jobs, live and finished; those that were enqueued last come first.
+
+    Cheap for ids that pgqueue made. All jobs with ids of your own are read: of millions, --since leaves old days out.
+    """
     from psycopg.errors import QueryCanceled  # noqa: PLC0415 - as above
 
     from pgqueue.store.statement import run  # noqa: PLC0415 - not needed by --help
@@ -79,7 +85,8 @@ def list_(session: Session, /, ids: bool, as_json: bool, since: float | None, **
             click.echo(job.id)
     else:
         rows = [(*job[:6], ago(job.enqueued_at, job.now), _remark(job)) for job in found]
-        print_table(("id", "state", "task", "queue", "prio", "tries", "enqueued", ""), rows, right=("prio", "tries"))
+        heads = ("id", "state", "task", "queue", "prio", "tries", "enqueued", "")
+        print_table(heads, rows, right=("prio", "tries"), drop=("prio", "tries", "queue"))
         if len(found) == filters["limit"]:
             session.note(f"these are the newest {len(found)}; --limit shows more")
 
@@ -97,23 +104,29 @@ def _remark(job: "ListedJob") -> str:
 
 
 @jobs.command()
-@click.argument("wanted", metavar="ID", type=Checked("id", job_id))
+@click.argument("text", metavar="ID", type=ID)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_session
-def show(session: Session, wanted: str, as_json: bool) -> None:
-    """Show everything about one job: its story and, while it has not run, why."""
+def show(session: Session, text: str, as_json: bool) -> None:
+    """Show everything about one job: its story and, while it has not run, why.
+
+    The first characters of an ID will do, from 8 on, where no other begins like that.
+    """
     from pgqueue.store.statement import run  # noqa: PLC0415 - not needed by --help
     from pgqueue.store.stats import job_attempts, job_prospects, show_job  # noqa: PLC0415 - as above
 
     with session.checked() as connection:
+        wanted = find_job(connection, session.queries, text)
         job = run(connection, show_job(session.queries, wanted))
         if job is None:
-            raise click.ClickException(f"no job {wanted}: never enqueued, not committed, or no longer kept")
+            raise click.ClickException(f"no job {printable(text)}: never enqueued, not committed, or no longer kept")
         attempts = run(connection, job_attempts(session.queries, wanted))
         prospects = run(connection, job_prospects(session.queries, wanted))
     reasons = prospects.reasons(job.queue, job.task) if prospects is not None else []
     if as_json:
-        print_json({**job._asdict(), "attempts": [each._asdict() for each in attempts], "why": reasons})
+        told = {**job._asdict(), "args": job.args or "[]", "kwargs": job.kwargs or "{}"}
+        told |= {name: json.loads(told[name]) for name in _AS_JSON if told[name] is not None}
+        print_json({**told, "attempts": [each._asdict() for each in attempts], "why": reasons})
         return
     _field("job", job.id)
     _field("task", job.task)
@@ -121,7 +134,7 @@ def show(session: Session, wanted: str, as_json: bool) -> None:
     for reason in reasons:
         _field("why", reason)
     _field("queue", f"{job.queue}, priority {job.priority}")
-    for name, text in (
+    for name, value in (
         ("args", job.args or "[]"),
         ("kwargs", job.kwargs or "{}"),
         ("result", job.result if job.state == "succeeded" else None),
@@ -133,8 +146,8 @@ def show(session: Session, wanted: str, as_json: bool) -> None:
         ("parent", job.parent_id),
         ("root", job.root_id if job.root_id != job.id else None),
     ):
-        if text is not None:
-            _field(name, text)
+        if value is not None:
+            _field(name, value)
     _story(job)
     for each in attempts:
         end = f"{each.ended_at:%H:%M:%S}, {ago(each.ended_at, job.now)}"
@@ -230,7 +243,7 @@ def _change_each(
             wanted: dict[str, str] = {}
             for text in batch:
                 try:
-                    wanted[text] = job_id(text)
+                    wanted[text] = find_job(connection, session.queries, text)
                 except ValueError as error:
                     outcomes[text] = str(error)
             fresh = [each for each in dict.fromkeys(wanted.values()) if each not in seen]

@@ -63,20 +63,31 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> None:
-    """Print a table. On a terminal its widest columns give way until it fits; elsewhere nothing is cut.
+def print_table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), drop: Iterable[str] = ()
+) -> None:
+    """Print a table. On a terminal its widest columns give way until it fits, but no id; elsewhere nothing is cut.
 
     Args:
         heads: names of the columns.
         rows: cells; None is left empty.
         right: heads of the columns that are aligned to the right.
+        drop: heads of the columns that are left out of a narrow terminal, those that are missed least first.
     """
-    table = [[("" if cell is None else printable(cell)) for cell in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(heads), *table]) for i in range(len(heads))]
+    lines = [list(heads), *([("" if cell is None else printable(cell)) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
-        _fit(widths, heads, shutil.get_terminal_size().columns)
+        room = shutil.get_terminal_size().columns
+        for head in drop:
+            if _least(heads, widths) <= room:
+                break
+            place = heads.index(head)
+            heads = [*heads[:place], *heads[place + 1 :]]
+            del widths[place]
+            for line in lines:
+                del line[place]
+        _fit(widths, heads, room)
     numbers = set(right)
-    lines = [list(heads), *table]
     for n, line in enumerate(lines):
         cells = []
         for head, cell, width in zip(heads, line, widths, strict=True):
@@ -86,12 +97,18 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: I
         click.echo("  ".join(cells).rstrip())
 
 
+def _least(heads: Sequence[str], widths: Sequence[int]) -> int:
+    """How wide a table must be for its cells to say something still."""
+    return sum(w if head == "id" else min(w, 9) for head, w in zip(heads, widths, strict=True)) + 2 * (len(heads) - 1)
+
+
 def _fit(widths: list[int], heads: Sequence[str], room: int) -> None:
-    """Shrink the widest columns, never below their heads' first letters."""
+    """Shrink the widest columns that are no ids, never below their heads' first letters."""
     room -= 2 * (len(widths) - 1)
+    places = [place for place, head in enumerate(heads) if head != "id"]
     while sum(widths) > room:
-        widest = max(range(len(widths)), key=widths.__getitem__)
-        if widths[widest] <= 4:
+        widest = max(places, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= 4:
             return
         widths[widest] -= 1
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgqueue.cli.options import Checked, job_id
+from pgqueue.cli.ids import ID, find_job, find_workflow
+from pgqueue.cli.options import Checked
 from pgqueue.cli.output import ago, paint, print_json, print_table, printable, span
 from pgqueue.cli.session import Session, pass_session
 
@@ -35,7 +36,6 @@ def _value(text: str) -> Any:
         raise ValueError(f"no JSON ({error}); a text needs quotes: '\"yes\"'") from None
 
 
-_ID = Checked("id", job_id)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -74,7 +74,8 @@ def list_(session: Session, states: list[str] | None, name: str | None, limit: i
             )
             for row in found
         ]
-        print_table(("id", "state", "name", "ended", "failed", "created", ""), rows, right=("ended", "failed"))
+        heads = ("id", "state", "name", "ended", "failed", "created", "")
+        print_table(heads, rows, right=("ended", "failed"), drop=("failed", "created"))
         if len(found) == limit:
             session.note(f"these are the newest {limit}; --limit shows more")
 
@@ -86,23 +87,27 @@ def _took(row: "WorkflowRow") -> str:
 
 
 @workflows.command()
-@click.argument("wanted", metavar="ID", type=_ID)
+@click.argument("text", metavar="ID", type=ID)
 @click.option("--mermaid", is_flag=True, help="Print it as a Mermaid flowchart, for pages.")
 @_json
 @pass_session
-def show(session: Session, wanted: str, mermaid: bool, as_json: bool) -> None:
+def show(session: Session, text: str, mermaid: bool, as_json: bool) -> None:
     """Draw one workflow: each step under the last one that it waits for, with its state.
 
-    ID is that of the workflow, or of one of its jobs.
+    ID is that of the workflow, or of one of its jobs; the first 8 characters or more will do where they tell which.
     """
     from pgqueue.cli.drawing import Drawing  # noqa: PLC0415 - not needed by --help
 
     control = session.app.workflows
+    wanted = find_workflow(session, text)
     row = control.get(wanted)
-    if row is None and (found := control.of(wanted)) is not None:
-        wanted, row = found, control.get(found)
     if row is None:
-        raise click.ClickException(f"no workflow {wanted}: never sent, not committed, or no longer kept")
+        with session.checked() as connection:
+            job = find_job(connection, session.queries, text)
+        if (found := control.of(job)) is not None:
+            wanted, row = found, control.get(found)
+    if row is None:
+        raise click.ClickException(f"no workflow {printable(text)}: never sent, not committed, or no longer kept")
     steps, edges = control.steps(wanted), control.edges(wanted)
     if as_json:
         told = {"steps": [step._asdict() for step in steps], "edges": [edge._asdict() for edge in edges]}
@@ -126,7 +131,7 @@ def show(session: Session, wanted: str, mermaid: bool, as_json: bool) -> None:
         click.echo(line)
 
 
-_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True, type=_ID)
+_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True, type=ID)
 
 
 @workflows.command()
@@ -155,7 +160,8 @@ def retry(session: Session, ids: tuple[str, ...], as_json: bool) -> int:
 
 def _change_each(session: Session, ids: tuple[str, ...], as_json: bool, change: Callable[[str], int], done: str) -> int:
     told: list[dict[str, Any]] = []
-    for each in ids:
+    for text in ids:
+        each = find_workflow(session, text)
         row = session.app.workflows.get(each)
         count = change(each) if row is not None else 0
         outcome = f"{count:,} step{'s' if count != 1 else ''} {done}"
@@ -163,20 +169,20 @@ def _change_each(session: Session, ids: tuple[str, ...], as_json: bool, change: 
             outcome = "no such workflow"
         elif not count:
             outcome = f"nothing to do: it is {row.state}"
-        told.append({"id": each, "steps": count, "outcome": outcome})
+        told.append({"id": each if row is not None else text, "steps": count, "outcome": outcome})
         if not as_json:
-            click.echo(f"{each}  {outcome}")
+            click.echo(f"{printable(text)}  {outcome}")
     if as_json:
         print_json(told)
     return 0 if all(each["steps"] for each in told) else 1
 
 
 @workflows.command()
-@click.argument("wanted", metavar="ID", type=_ID)
+@click.argument("text", metavar="ID", type=ID)
 @click.argument("event")
 @click.argument("value", type=Checked("json", _value), default="null")
 @pass_session
-def resolve(session: Session, wanted: str, event: str, value: Any) -> None:
+def resolve(session: Session, text: str, event: str, value: Any) -> None:
     """Say that the EVENT that a workflow waits for has come; VALUE, as JSON, is the result of its step."""
-    session.app.workflows.resolve(wanted, event, value)
+    session.app.workflows.resolve(find_workflow(session, text), event, value)
     session.note(f"{printable(event)} is resolved")

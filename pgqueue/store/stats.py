@@ -1,5 +1,6 @@
 """Statements for people who look: depths, rates, one job's story, and why it has not run. They read little, always."""
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -188,7 +189,7 @@ def list_jobs(
     since_seconds: float | None = None,
     limit: int = 50,
 ) -> Statement[list[ListedJob]]:
-    """Return jobs, live and finished, newest first.
+    """Return jobs, live and finished, those that were enqueued last first.
 
     Args:
         queries: of the schema.
@@ -209,9 +210,16 @@ def list_jobs(
             "worker_id": worker_id,
             "since": since_seconds,
             "limit": limit,
+            "oldest": _first_id(-400 * 86_400),
+            "newest": _first_id(86_400),
         },
         lambda rows: [ListedJob(str(row[0]), *row[1:]) for row in rows],
     )
+
+
+def _first_id(seconds: float) -> str:
+    """The least UUIDv7 of so many seconds from now."""
+    return f"{int((time.time() + seconds) * 1000):012x}{0:020x}"
 
 
 def show_job(queries: Queries, job_id: str) -> Statement[ShownJob | None]:

@@ -299,6 +299,21 @@ def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120, 300])
+def test_ids_are_never_cut(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    job_id = "01a20076-8000-7000-8000-000000000001"
+    heads = ("id", "state", "task", "queue", "prio", "")
+    row = (job_id, "available", "shop.tasks.send_the_mail", "default", 0, "ValueError: no paper in the printer")
+    print_table(heads, [row], drop=("prio", "queue"))
+    head, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{job_id}  ")
+    assert max(len(head), len(line)) <= columns
+    assert ("queue" in head, "prio" in head) == (columns >= 80, columns > 80)
+    assert ("available" in line) == (columns >= 80)
+
+
 def test_tables_escape_and_align(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("name", "n"), [("\x1b[2J", 5), (None, 1000)], right=("n",))
     assert capsys.readouterr().out == "name          n\n\\u001b[2J     5\n           1000\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from pgqueue import PgQueue
 from tests.cli.rows import Invoke, add_worker, claim, enqueue, fail
 
 
@@ -32,6 +33,19 @@ def test_list_filters(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:
     }.items():
         assert invoke("jobs", "list", "--ids", *args).out.split() == ids, args
     assert [each["id"] for each in json.loads(invoke("jobs", "list", "--json").out)] == [broken, later, mail]
+
+
+def test_list_is_ordered_by_the_time_of_the_enqueue(
+    invoke: Invoke, app: PgQueue, conn: psycopg.Connection[Any]
+) -> None:
+    names = ["a", None, "order 17", None, str(uuid.uuid4()), None]
+    made = [app.send_task("shop.mail", task_id=name).job_id if name else enqueue(conn) for name in names]
+    claim(conn, add_worker(conn), 6)
+    for each in made[:4]:
+        fail(conn, each)
+    assert invoke("jobs", "list", "--ids").out.split() == made[::-1]
+    assert invoke("jobs", "list", "--ids", "--limit", "3", "--since", "1h").out.split() == made[:2:-1]
+    assert invoke("jobs", "list", "--ids", "--state", "failed", "-n", "2").out.split() == [made[3], made[2]]
 
 
 def test_show_tells_the_story(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:
@@ -65,6 +79,40 @@ def why(invoke: Invoke, job_id: str) -> list[str]:
     """The reasons that `jobs show` gives."""
     found: list[str] = json.loads(invoke("jobs", "show", job_id, "--json").out)["why"]
     return found
+
+
+def test_json_of_a_job_is_nested(invoke: Invoke, app: PgQueue, conn: psycopg.Connection[Any]) -> None:
+    sent = app.send_task("shop.mail", [{"a": [1]}], {"b": None}, headers={"tenant": 7})
+    told = json.loads(invoke("jobs", "show", sent.id, "--json").out)
+    assert (told["args"], told["kwargs"], told["result"]) == ([{"a": [1]}], {"b": None}, None)
+    assert told["headers"]["tenant"] == 7
+    claim(conn, add_worker(conn))
+    fail(conn, sent.id)
+    conn.execute("update pgqueue.finished_jobs set state = 'succeeded', result = '{\"ok\": [1.5]}', args = null")
+    conn.commit()
+    told = json.loads(invoke("jobs", "show", sent.id, "--json").out)
+    assert (told["args"], told["result"]) == ([], {"ok": [1.5]})
+
+
+def test_the_beginning_of_an_id_will_do(invoke: Invoke, app: PgQueue) -> None:
+    one, two = "5f3a1c9e-1000-4000-8000-000000000001", "5f3a1c9e-2000-4000-8000-000000000002"
+    other, named = "77777777-7777-4777-8777-777777777777", "77777777-own"
+    for each in (one, two, other, named, "88888888"):
+        app.send_task("shop.mail", task_id=each)
+    assert json.loads(invoke("jobs", "show", "5f3a1c9e-1", "--json").out)["id"] == one
+    assert "job 5f3a1c9e2 is available" in invoke("result", "5f3a1c9e2").err
+    for words in (("jobs", "show"), ("jobs", "cancel"), ("result",)):
+        refused = invoke(*words, "5f3a1c9e")
+        assert (refused.code, "the ids of several jobs begin with 5f3a1c9e: give more" in refused.err) == (2, True)
+    assert invoke("jobs", "cancel", "77777777", "5f3a1c9", named, "88888888").out.splitlines() == [
+        "77777777  cancelled",
+        "5f3a1c9  no such job",
+        f"{named}  cancelled",
+        "88888888  cancelled",
+    ]
+    assert invoke("jobs", "list", "--ids", "--state", "cancelled", "--queue", "default").out.count(other) == 1
+    assert invoke("jobs", "retry", "77777777-7").out == "77777777-7  retried\n"
+    assert "no job my-own-id:" in invoke("jobs", "show", "my-own-id").err
 
 
 def test_show_says_why_a_job_has_not_run(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:

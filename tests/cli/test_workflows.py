@@ -53,6 +53,16 @@ def test_show_draws_the_graph(invoke: Invoke, order: str) -> None:
     ]
 
 
+def test_the_beginning_of_an_id_will_do(invoke: Invoke, order: str) -> None:
+    short = order[:-4]
+    assert invoke("workflows", "show", short).out.startswith(f"{order}  order-17")
+    step = invoke("jobs", "list", "--ids", "--state", "waiting").out.split()[0]
+    assert invoke("workflows", "show", step).out.startswith(f"{order}  order-17")
+    assert "no workflow 99999999:" in invoke("workflows", "show", "99999999").err
+    assert invoke("workflows", "cancel", "my own").out == "my own  no such workflow\n"
+    assert invoke("workflows", "cancel", short).out.startswith(f"{short}  ")
+
+
 def test_show_draws_members_that_look_alike_once(invoke: Invoke, app: PgQueue) -> None:
     members = [chain(app.signature("split"), app.signature("count")) for _ in range(3)]
     sent = chord(members, app.signature("total")).apply_async()
