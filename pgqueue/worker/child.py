@@ -19,6 +19,7 @@ from pgqueue.errors import SoftTimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.application import load_application
 from pgqueue.worker.executor import Executor, JobToRun, as_job
+from pgqueue.worker.interrupts import call_off
 from pgqueue.worker.runners import LoopRunner, ThreadRunner, microseconds_since
 from pgqueue.worker.wire import Channel, RunBoard
 
@@ -101,6 +102,7 @@ class _ProcessRunner:
         self._recalled = self._overdue = False
         self._stopping = False
         progress_sink.set(self._progress)
+        call_off.set(self._call_off)
         executor.transactions.on_begin = lambda pid, xid: self._send(("transaction", pid, xid))
         signal.signal(signal.SIGUSR2, self._on_recall)
         signal.signal(signal.SIGALRM, self._on_soft_limit)
@@ -154,7 +156,7 @@ class _ProcessRunner:
                 # In the instant before or after the call: the job's own end is lost.
                 outcome = executor.refused(job, error)
             finally:
-                self._running = None
+                self._running = None  # first, and not in a call, on whose way a signal would be heard
                 signal.setitimer(signal.ITIMER_REAL, 0)
         self._board.clear(0)
         # At once, not in batches: what this process has finished must not share the fate of what it runs next.
@@ -193,6 +195,10 @@ class _ProcessRunner:
         self._overdue = self._running is not None
         if not self._busy:
             self._catch_up()
+
+    def _call_off(self) -> None:
+        self._running = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _interrupt(self) -> None:
         job, self._running, self._overdue = self._running, None, False

@@ -1,11 +1,12 @@
 """Django in a worker: its connections around tasks, and its own one for transactional tasks."""
 
 import logging
-import select
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+
+from pgqueue.worker.connections import hung_up
 
 __all__ = ["django_atomic", "django_connection", "old_connections_closer"]
 
@@ -35,20 +36,14 @@ def old_connections_closer() -> Callable[[], None] | None:
     def close() -> None:
         try:
             for connection in database.connections.all(initialized_only=True):
-                if connection.vendor == "postgresql" and _hung_up(connection.connection):
+                own = connection.connection
+                if connection.vendor == "postgresql" and own is not None and not own.closed and hung_up(own):
                     connection.errors_occurred = True  # so that Django looks whether it is usable
             database.close_old_connections()
         except Exception:
             logger.warning("Django's old connections cannot be closed", exc_info=True)
 
     return close
-
-
-def _hung_up(connection: Any) -> bool:
-    """Whether an idle connection's server has gone: what arrives unasked is its farewell."""
-    if connection is None or connection.closed:
-        return False
-    return bool(select.select([connection.fileno()], [], [], 0)[0])
 
 
 def django_atomic() -> AbstractContextManager[Any]:

@@ -1,5 +1,6 @@
 """Exceptions that reach a thread from outside: soft time limits and cancellations."""
 
+import contextvars
 import ctypes
 import threading
 import time
@@ -8,11 +9,19 @@ from typing import TypeVar
 
 from pgqueue.errors import SoftTimeLimitExceeded, TaskRevokedError
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "call_off"]
 
 T = TypeVar("T")
 
 KINDS = (SoftTimeLimitExceeded, TaskRevokedError)
+
+
+def _nothing() -> None:
+    """Where nobody interrupts."""
+
+
+# Called when a task has returned and the worker ends its transaction: an interruption then would leave it unknown.
+call_off: contextvars.ContextVar[Callable[[], None]] = contextvars.ContextVar("pgqueue_call_off", default=_nothing)
 
 
 class Interrupts:
@@ -45,13 +54,13 @@ class Interrupts:
                     found = call()
                 except KINDS as error:
                     found = interrupted(error)
-                self._end(number)
+                self.end(number)
             except KINDS as error:
                 found = found or interrupted(error)
-                self._end(number)
+                self.end(number)
         except KINDS as error:
             found = found or interrupted(error)
-            self._end(number)
+            self.end(number)
         return found
 
     def _begin(self, number: int, limit: float | None) -> None:
@@ -66,7 +75,8 @@ class Interrupts:
                 self._watcher.start()
             self._changed.notify()
 
-    def _end(self, number: int) -> None:
+    def end(self, number: int) -> None:
+        """Interrupt a job no more, and call off what has not arrived; done in its thread."""
         # The lock itself: a condition enters it in Python code, where an exception would leave it locked.
         with self._lock:
             self._threads.pop(number, None)

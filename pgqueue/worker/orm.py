@@ -10,6 +10,7 @@ import psycopg
 
 from pgqueue.errors import ConfigurationError
 from pgqueue.store.connecting import connection_problem
+from pgqueue.worker.connections import end_statement
 from pgqueue.worker.django import django_atomic
 
 __all__ = ["OWN_TIMEOUTS", "SessionLost", "django_scope", "driver_error", "sqlalchemy_async_scope", "sqlalchemy_scope"]
@@ -51,6 +52,8 @@ def sqlalchemy_scope(factory: Callable[[], Any]) -> Iterator[Any]:
             try:
                 yield session
             except Exception as error:
+                if not (connection.closed or connection.invalidated):
+                    end_statement(connection.connection.driver_connection)
                 _raise_if_lost(connection.invalidated, error)
                 raise
             done = True
@@ -94,6 +97,7 @@ def django_scope(django: Any) -> Iterator[Any]:
             try:
                 yield django
             except Exception as error:
+                end_statement(connection)
                 _raise_if_lost(getattr(connection, "broken", connection.closed == 2), error)  # psycopg 3, psycopg2
                 raise
             done = True

@@ -17,7 +17,7 @@ from pgqueue.codec import encode_error
 from pgqueue.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from pgqueue.request import progress_sink
 from pgqueue.worker.executor import Executor, JobToRun, Outcome
-from pgqueue.worker.interrupts import Interrupts
+from pgqueue.worker.interrupts import Interrupts, call_off
 from pgqueue.worker.wire import RunBoard
 
 __all__ = ["LoopRunner", "Report", "Runner", "ThreadRunner", "microseconds_since"]
@@ -137,6 +137,7 @@ class ThreadRunner:
     def _work(self, slot: int) -> None:
         executor, interrupts = self._executor, self._interrupts
         progress_sink.set(lambda job_id, token, progress: self.send(("progress", job_id, token, progress)))
+        call_off.set(lambda: interrupts.end(job.number))
         job: JobToRun
 
         def call() -> Outcome:
@@ -287,6 +288,7 @@ class LoopRunner:
         if slot is not None:
             self._board.start_slot(slot, job.number, time.monotonic())
         call = _Interruptible(executor.arun(job, task))
+        call_off.set(call.call_off)
         inner = self._loop.create_task(call.drive())
         timers = []
         if soft is not None:
@@ -337,11 +339,15 @@ class _Interruptible:
 
     def __init__(self, coroutine: Any) -> None:
         self._coroutine = coroutine
-        self._interrupted = False
+        self._interrupted = self._called_off = False
 
     def interrupt(self, task: "asyncio.Task[Any]") -> None:
-        self._interrupted = True
-        task.cancel()
+        if not self._called_off:
+            self._interrupted = True
+            task.cancel()
+
+    def call_off(self) -> None:
+        self._called_off = True
 
     async def drive(self) -> Any:
         return await self

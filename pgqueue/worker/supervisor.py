@@ -95,8 +95,9 @@ class Supervisor:
         return watch
 
     def _notice_ends(self) -> None:
-        if any([host.notice_end() for host in list(self._stations) if isinstance(host, ChildHost)]):
-            self.wake_reader()
+        for host in list(self._stations):
+            if isinstance(host, ChildHost) and host.notice_end():
+                self.wake_reader()
 
     def kill_children(self) -> None:
         """End all children now."""

@@ -7,11 +7,10 @@ finish. Should the attempt no longer be this worker's, the finish matches no row
 import asyncio
 import contextlib
 import logging
-import select
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NoReturn, cast
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any, NoReturn, TypeVar, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -19,14 +18,16 @@ from psycopg.pq import TransactionStatus
 from pgqueue.app.application import PgQueue
 from pgqueue.codec import encode_result
 from pgqueue.enqueueing.enrolment import aexecute_on, execute_on
-from pgqueue.errors import LeaseLost, PgQueueError, Replaced
+from pgqueue.errors import LeaseLost, PgQueueError, Replaced, SoftTimeLimitExceeded, TaskRevokedError
 from pgqueue.request import Request, transaction_connection
 from pgqueue.store.claims import finish_jobs
 from pgqueue.store.connecting import connect_waiting, connection_problem
 from pgqueue.store.statement import Statement
 from pgqueue.store.workflows import replace_job
 from pgqueue.tasks.task import Task
+from pgqueue.worker.connections import PATIENCE_SECONDS, end_statement, hung_up
 from pgqueue.worker.django import django_connection
+from pgqueue.worker.interrupts import call_off
 from pgqueue.worker.orm import (
     OWN_TIMEOUTS,
     SessionLost,
@@ -39,6 +40,7 @@ from pgqueue.worker.session import amind_poolers, mind_poolers
 
 __all__ = ["PartitionMissing", "Transactions", "is_conflict"]
 
+R = TypeVar("R")
 logger = logging.getLogger("pgqueue.worker")
 
 IDLE_SECONDS = 5.0
@@ -60,6 +62,14 @@ class _TaskConnection(psycopg.Connection[Any]):
 
     server_started = ""
 
+    def wait(self, gen: Generator[Any, Any, R], *args: Any, **options: Any) -> R:
+        """Run a dialogue with the server; an interruption ends the statement there as well."""
+        try:
+            return super().wait(gen, *args, **options)
+        except (SoftTimeLimitExceeded, TaskRevokedError):
+            end_statement(self)
+            raise
+
     def commit(self) -> NoReturn:
         raise PgQueueError(_REFUSED.format(what="commit"))
 
@@ -71,6 +81,17 @@ class _AsyncTaskConnection(psycopg.AsyncConnection[Any]):
     """The connection a coroutine sees: its transaction is the worker's to end."""
 
     server_started = ""
+
+    async def wait(self, gen: Generator[Any, Any, R], *args: Any, **options: Any) -> R:
+        """Run a dialogue with the server; a soft limit ends the statement there as well, and the session with it."""
+        try:
+            return await super().wait(gen, *args, **options)
+        except SoftTimeLimitExceeded:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):
+                    await self.cancel_safe(timeout=PATIENCE_SECONDS)
+                await self.close()
+            raise
 
     async def commit(self) -> NoReturn:
         raise PgQueueError(_REFUSED.format(what="commit"))
@@ -123,6 +144,7 @@ class Transactions:
                 else:
                     result = None if request.ignore_result else encode_result(value)
                     end = self._finish(job_id, token, task, result, started)
+                call_off.get()()
                 self._check(connection)
                 with _telling_missing_partitions():
                     ended = execute_on(connection, end)
@@ -145,6 +167,7 @@ class Transactions:
                 else:
                     result = None if request.ignore_result else encode_result(value)
                     end = self._finish(job_id, token, task, result, started)
+                call_off.get()()
                 self._check(connection)
                 with _telling_missing_partitions():
                     ended = await aexecute_on(connection, end)
@@ -230,7 +253,7 @@ class Transactions:
     def _thread_connection(self) -> _TaskConnection:
         """This thread's connection; the job waits for the server, which keeps other jobs from being claimed for it."""
         connection: _TaskConnection | None = getattr(self._local, "connection", None)
-        if connection is None or not _alive(connection):
+        if connection is None or connection.closed or hung_up(connection):
             if connection is not None:
                 connection.close()
             connection = cast(_TaskConnection, connect_waiting(self._open, _say_waiting))
@@ -269,7 +292,7 @@ class Transactions:
     @contextlib.asynccontextmanager
     async def _aconnection(self) -> AsyncIterator[_AsyncTaskConnection]:
         connection = self._idle.pop()[0] if self._idle else None
-        if connection is None or not _alive(connection):
+        if connection is None or connection.closed or hung_up(connection):
             if connection is not None:
                 await connection.close()
             connection = await self._aconnect()
@@ -335,11 +358,6 @@ class Transactions:
 
 def _say_waiting(reason: str) -> None:
     logger.warning("a transactional job waits for the database: %s", reason)
-
-
-def _alive(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
-    """Whether an idle connection still has its server: what arrives unasked is the server's farewell."""
-    return not connection.closed and not select.select([connection.fileno()], [], [], 0)[0]
 
 
 def _lost(connection: _TaskConnection | _AsyncTaskConnection, error: BaseException) -> SessionLost | None:

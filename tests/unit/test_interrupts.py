@@ -105,3 +105,17 @@ def test_a_cancellation_of_a_job_that_is_over_is_nothing() -> None:
     sum(range(1000))
     interrupts.stop()
     interrupts.join(10)
+
+
+def test_a_job_whose_end_is_being_written_is_not_interrupted_any_more() -> None:
+    interrupts = Interrupts()
+
+    def write_end() -> str:
+        interrupts.end(1)
+        interrupts.cancel(1)
+        sum(range(1000))
+        return "returned"
+
+    assert interrupts.run(1, None, write_end, named) == "returned"
+    interrupts.stop()
+    interrupts.join(10)

@@ -8,6 +8,7 @@ import pytest
 
 from pgqueue import PgQueue
 from pgqueue.worker.executor import Executor, JobToRun
+from pgqueue.worker.interrupts import call_off
 from pgqueue.worker.runners import LoopRunner
 from pgqueue.worker.wire import RunBoard
 
@@ -79,4 +80,25 @@ def test_a_stopped_runner_starts_nothing_any_more() -> None:
 
     asyncio.run(story())
     assert ran == [0]
+    app.close()
+
+
+def test_a_coroutine_that_has_called_its_interruption_off_may_take_longer_than_its_soft_limit() -> None:
+    app = PgQueue("t", dsn="postgresql://127.0.0.1:1/none")
+    reported: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+
+    @app.task(name="returns", soft_time_limit=0.01)
+    async def returns() -> str:
+        call_off.get()()
+        await asyncio.sleep(0.05)
+        return "done"
+
+    async def story() -> Any:
+        runner = LoopRunner(Executor(app, "h", "x"), 1, RunBoard(1), reported.put_nowait)
+        runner.accept([job(1, "returns")])
+        _, _, outcomes = await reported.get()
+        await runner.end()
+        return outcomes
+
+    assert asyncio.run(story()) == [(1, "succeeded", '"done"')]
     app.close()

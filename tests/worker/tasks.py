@@ -188,6 +188,25 @@ def deposit_at_length(self: Any, amount: int) -> None:
         current_connection().execute("select pg_sleep(3600)")
 
 
+@app.task(transactional=True)
+def deposit_what_fits(amount: int) -> str:
+    """Does without the part that takes too long."""
+    current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
+    try:
+        with current_connection().transaction():
+            current_connection().execute("insert into ledger (amount) select 9 from pg_sleep(3600)")
+    except SoftTimeLimitExceeded:
+        return "in part"
+    return "all"
+
+
+@app.task(transactional=True)
+def deposit_and_hold(amount: int, address: str) -> int:
+    current_connection().execute("insert into ledger (amount, pid) values (%s, %s)", [amount, os.getpid()])
+    visit(address)
+    return amount
+
+
 class Unspeakable(Exception):
     """Cannot be shown."""
 

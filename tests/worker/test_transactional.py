@@ -1,5 +1,7 @@
 """transactional=True: the work, the result and the task's own enqueues commit together, or not at all."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +29,7 @@ def amounts(rows: Rows) -> list[int]:
 
 
 INSERT = "insert into ledger (amount) values (%s)"
+SLEEPERS = "select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -300,8 +303,7 @@ def test_the_session_of_a_child_that_dies_in_the_middle_of_a_statement_ends_with
 ) -> None:
     worker = start_worker("-P", pool, "-c", "1")
     result = send("deposit_at_length", 5)
-    session = "select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
-    (backend,) = wait_until(lambda: rows.execute(session), what="it is in the middle of a statement")
+    (backend,) = wait_until(lambda: rows.execute(SLEEPERS), what="it is in the middle of a statement")
     clients = {child.pid: child for child in psutil.Process(worker.pid).children()}
     (pid,) = [pid for pid, child in clients.items() if _is_client(child, rows, backend["pid"])]
     clients[pid].kill()
@@ -310,6 +312,55 @@ def test_the_session_of_a_child_that_dies_in_the_middle_of_a_statement_ends_with
     result.get(timeout=30)
     assert amounts(rows) == [5]
     assert (rows.job(result.id)["attempt"], rows.job(result.id)["lost"]) == (2, 1)
+
+
+def test_a_soft_limit_in_a_statement_ends_it_and_is_what_the_job_fails_with(
+    start_worker: StartWorker, send: Send, rows: Rows
+) -> None:
+    start_worker("-P", "processes", "-c", "1")
+    row = rows.end_of(send("deposit_at_length", 5, soft_time_limit=0.2).id)
+    assert (row["state"], row["error_type"]) == ("failed", "pgqueue.errors.SoftTimeLimitExceeded")
+    wait_until(lambda: not rows.execute(SLEEPERS), what="the statement has ended on the server")
+    assert send("deposit_what_fits", 6, soft_time_limit=0.2).get(timeout=30) == "in part"
+    assert send("deposit", 7).get(timeout=30) == 7
+    assert amounts(rows) == [6, 7]
+
+
+def test_a_soft_limit_in_a_statement_of_a_coroutine(app: PgQueue, rows: Rows) -> None:
+    @app.task(transactional=True, soft_time_limit=0.2)
+    async def deposit_at_length() -> None:
+        await current_connection().execute(INSERT, [1])
+        async with current_connection().transaction():
+            await current_connection().execute("select pg_sleep(3600)")
+
+    @app.task(transactional=True)
+    async def deposit(amount: int) -> int:
+        await current_connection().execute(INSERT, [amount])
+        return amount
+
+    with app.worker(concurrency=1):
+        row = rows.end_of(deposit_at_length.delay().id)
+        assert (row["state"], row["error_type"]) == ("failed", "pgqueue.errors.SoftTimeLimitExceeded")
+        wait_until(lambda: not rows.execute(SLEEPERS), what="the statement has ended on the server")
+        assert deposit.delay(2).get(timeout=30) == 2
+    assert amounts(rows) == [2]
+
+
+def test_a_task_that_has_returned_is_not_interrupted_while_its_end_is_written(
+    start_worker: StartWorker, send: Send, rows: Rows, gate: Gate, conn: psycopg.Connection
+) -> None:
+    start_worker("-P", "processes", "-c", "1")
+    result = send("deposit_and_hold", 5, gate.address, soft_time_limit=3600)
+    visitor = gate.next()
+    conn.execute("select from pgqueue.live_jobs where id = %s for update", [result.id])
+    visitor.let_go()
+    waiting = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    wait_until(lambda: rows.execute(waiting), what="its end waits for the row")
+    os.kill(visitor.pid, signal.SIGALRM)
+    conn.rollback()
+    assert result.get(timeout=30) == 5
+    assert amounts(rows) == [5]
+    assert rows.job(result.id)["attempt"] == 1
 
 
 def _is_client(child: psutil.Process, rows: Rows, backend: int) -> bool:

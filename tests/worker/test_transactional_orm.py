@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
-from pgqueue import PgQueue, current_connection
+from pgqueue import PgQueue, SoftTimeLimitExceeded, current_connection
+from pgqueue.worker.orm import sqlalchemy_scope
 from tests.support.process import REPOSITORY, CommandLine
 from tests.worker.conftest import Rows
 
@@ -74,6 +76,28 @@ def test_a_session_that_the_task_ends_itself_fails_clearly(app: PgQueue, rows: R
     assert broken["state"] == "failed"
     assert "transaction" in broken["error"]
     assert 2 in amounts(rows)
+
+
+def test_an_interruption_in_a_statement_ends_it_and_is_what_comes_out(sessions: Any, rows: Rows) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    def deposit_at_length() -> None:
+        with sqlalchemy_scope(sessions) as session:
+            session.execute(INSERT, {"amount": 1})
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            session.execute(text("select pg_sleep(3600)"))
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(SoftTimeLimitExceeded):
+            deposit_at_length()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with sqlalchemy_scope(sessions) as session:
+        session.execute(INSERT, {"amount": 2})
+    assert amounts(rows) == [2]
 
 
 def test_an_async_session_of_sqlalchemy(app: PgQueue, rows: Rows, dsn: str) -> None:
