@@ -1019,8 +1019,7 @@ begin
         v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
         v_ids := pgqueue.step_ids(v_workflow);
         update pgqueue.workflows w set cancelled_at = null where w.id = v_workflow.id;
-        perform 1 from pgqueue.live_jobs j
-        where j.id = any (v_ids) and j.state || '' <> 'waiting' order by j.id for update;
+        perform pgqueue.lock_steps(v_ids);
         perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) order by j.job_id for update;
         with recursive again as (
             select r.job_id, false as undone from pgqueue.workflow_results r

@@ -221,10 +221,13 @@ class Store:
 
     def start(self, action: Callable[[], T], watched_by: "Store") -> Future[T]:
         """Begin `action`, which uses this session, in a thread; return when it is done or waits for a lock."""
-        pid = self.conn.info.backend_pid
         future = self._threads.submit(action)
-        wait_until(lambda: future.done() or watched_by.value("select pg_blocking_pids(%s) <> '{}'", [pid]))
+        wait_until(lambda: future.done() or self.waits(watched_by))
         return future
+
+    def waits(self, watched_by: "Store") -> bool:
+        """Whether this session waits for another one's lock."""
+        return bool(watched_by.value("select pg_blocking_pids(%s) <> '{}'", [self.conn.info.backend_pid]))
 
 
 def listened(conn: psycopg.Connection[Any]) -> list[str]:

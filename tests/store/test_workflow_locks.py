@@ -7,6 +7,7 @@ from pgqueue.graph import NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id
 from pgqueue.store import workflows
 from tests.store.graph import Graph
+from tests.support.process import wait_until
 
 LOOKER = "pgqueue_test_looker"
 DEADLINE = "update pgqueue.live_jobs set run_at = clock_timestamp() where task = 'pgqueue.deadline'"
@@ -126,6 +127,24 @@ def test_adding_steps_waits_for_a_finish_and_not_the_other_way_round(graph: Grap
         assert finished.result(10) == []
     done.result(10)
     assert list(graph.claim()) == ["b"]
+
+
+def test_what_is_released_while_a_workflow_is_run_on_is_counted(graph: Graph) -> None:
+    graph.step("z").step("a").step("b", ["a"]).step("c", ["b"]).enqueue()
+    store = graph.store
+    found = graph.claim()
+    store.cancel([graph.ids["c"]])
+    holder, user, finisher = store.session(), store.session(), store.session()
+    with finisher.conn.transaction():
+        with holder.conn.transaction():
+            holder.rows("select from pgqueue.live_jobs where id = %s for update", [graph.ids["z"]])
+            retried = user.start(lambda: user.run(workflows.retry_workflow(user.queries, graph.id)), store)
+            graph.finish(found["a"])
+            graph.finish(graph.claim()["b"], session=finisher)
+        # It waits for the end of b, of which it did not know when it began.
+        wait_until(lambda: retried.done() or user.waits(store), what="the one who runs it on waits again")
+    assert retried.result(10) == 1
+    assert graph.run() == ["c"]
 
 
 def test_of_two_who_add_a_step_of_one_name_the_second_is_refused(graph: Graph) -> None:
