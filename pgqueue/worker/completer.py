@@ -38,6 +38,9 @@ __all__ = ["Completer"]
 logger = logging.getLogger("pgqueue.worker")
 
 BATCH = 500
+# Classes of errors that no row is to blame for: connection, transaction state, authorization, catalog, schema,
+# rollback, rights or syntax, resources, object state, intervention, system, configuration, internal.
+NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
 
 
@@ -50,7 +53,7 @@ class Completer:
         keep_seconds: (task name, state) -> how long its finished row is kept; None for ever.
         lost_limit: lost attempts after which a job fails.
         partition_days: how far ahead partitions are needed.
-        on_progress: called after outcomes were written, from this thread.
+        on_written: called after outcomes were written, and when they can be written again, from this thread.
     """
 
     def __init__(
@@ -60,20 +63,20 @@ class Completer:
         keep_seconds: Callable[[str, str], float | None],
         lost_limit: int,
         partition_days: int,
-        on_progress: Callable[[], None],
+        on_written: Callable[[], None],
     ) -> None:
         self._connect = connect
         self._queries = queries
         self._keep_seconds = keep_seconds
         self._lost_limit = lost_limit
         self._partition_days = partition_days
-        self._on_progress = on_progress
+        self._on_written = on_written
         self._entries: deque[Entry] = deque()
         self._progress: dict[str, tuple[int, str]] = {}
         self._left_open: deque[Mapping[int, str]] = deque()
-        self._begun: deque[tuple[list[Held], Recorded | None]] = deque()
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._given_up = False
+        self._may_end_transactions = True
         self._connection: PatientConnection | None = None
         self.writing = 0
         self.finished = 0
@@ -95,11 +98,12 @@ class Completer:
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Write what is pending and end; false when that took longer than `timeout` seconds."""
+        """Write what is pending and end; false when not all could be written within `timeout` seconds."""
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        self._given_up = True
+        return not self._thread.is_alive() and not self.pending
 
     def put(self, entries: Iterable[Entry]) -> None:
         """Queue outcomes; safe from any thread."""
@@ -113,7 +117,7 @@ class Completer:
 
     def record(self, begun: list[Held], then: Recorded | None) -> None:
         """Record that attempts begin, or have begun, and call `then` from this thread; safe from any thread."""
-        self._begun.append((begun, then))
+        self._entries.extendleft([(held, ("begun", then)) for held in reversed(begun)])
         self._wake.set()
 
     def end_transactions(self, left_open: Mapping[int, str]) -> None:
@@ -125,17 +129,17 @@ class Completer:
 
     def _work(self) -> None:
         delay = 0.1
-        while True:
+        while not self._given_up:
             self._wake.wait()
             self._wake.clear()
             try:
-                if self._connection is None and not self._stopping:
+                if self._connection is None and (self._entries or self._progress or not self._stopping):
                     self._connection = self._connect()
-                    self._on_progress()
-                while self._entries or self._progress or self._begun:
+                    self._on_written()
+                while self._entries or self._progress:
                     self._write_some()
                     delay = 0.1
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 logger.warning("cannot write outcomes now (%d wait): %s", self.pending, str(error).strip())
                 self._disconnect()
                 if self._stopping and delay > 2:
@@ -150,94 +154,110 @@ class Completer:
                 self._wake.set()
                 continue
             if self._stopping and not self._entries:
-                self._disconnect()
-                return
+                break
+        self._disconnect()
 
     def _write_some(self) -> None:
-        while self._left_open:
-            self._run(end_transactions(self._queries, self._left_open[0]))
-            self._left_open.popleft()
-        self._record()
+        self._end_left_open()
         self._write_progress()
-        batch: list[Entry] = []
         entries = self._entries
-        while entries and len(batch) < BATCH:
-            batch.append(entries.popleft())
-        if not batch:
-            return
-        self.writing = len(batch)
+        # Some count twice for a moment, but none not at all.
+        count = self.writing = min(len(entries), BATCH)
+        unwritten = [[entries.popleft() for _ in range(count)]]  # in parts; the last one is next
         try:
-            while batch:
-                head, batch = _same_kind(batch, self._keep_seconds)
-                try:
-                    self._write(head)
-                except psycopg.OperationalError:
-                    entries.extendleft(reversed(head))
-                    raise
-                self.writing = len(batch)
-        except BaseException:
-            entries.extendleft(reversed(batch))
-            raise
+            while unwritten:
+                head, rest = _same_kind(unwritten[-1], self._keep_seconds)
+                unwritten[-1:] = [rest, head] if rest else [head]
+                unwritten[-1:] = self._write(head)
         finally:
+            for part in unwritten:
+                entries.extendleft(reversed(part))
             self.writing = 0
-        self._on_progress()
+        self._on_written()
 
-    def _record(self) -> None:
-        if not self._begun:
-            return
-        batches = list(self._begun)
-        ours = self._run(record_jobs(self._queries, [held.fence for begun, _ in batches for held in begun]))
-        for begun, then in batches:
-            self._begun.popleft()
-            for held in begun:
-                held.recorded = True
-            if then is not None:
-                then(begun, ours)
+    def _end_left_open(self) -> None:
+        while self._left_open:
+            try:
+                if self._may_end_transactions:
+                    self._run(end_transactions(self._queries, self._left_open[0]))
+            except psycopg.errors.InsufficientPrivilege as error:
+                self._may_end_transactions = False
+                logger.warning(
+                    "transactions of processes that die end with their statements only, as this role may not end them"
+                    " (pg_signal_backend): %s",
+                    str(error).strip(),
+                )
+            self._left_open.popleft()
 
     def _write_progress(self) -> None:
         while self._progress:
             job_id, (token, progress) = next(iter(self._progress.items()))
-            self._run(update_progress(self._queries, job_id, token, progress))
+            try:
+                self._run(update_progress(self._queries, job_id, token, progress))
+            except psycopg.Error as error:
+                if not _is_of_a_row(error):
+                    raise
+                logger.warning("the progress of job %s cannot be stored: %s", job_id, str(error).strip())
             if self._progress.get(job_id) == (token, progress):
                 del self._progress[job_id]
 
-    def _write(self, batch: list[Entry]) -> None:
-        """Write outcomes of one kind; a bad row is isolated by halving and fails alone."""
+    def _write(self, batch: list[Entry]) -> list[list[Entry]]:
+        """Write outcomes of one kind; returns, the next one last, the parts in which they are to be tried again.
+
+        A bad row is found by halving, and fails alone.
+        """
         try:
-            if batch[0][1][0] == "unstored":
+            if batch[0][1][0] == "begun":
+                self._record(batch)
+            else:
+                self._end_attempts(batch)
+        except (psycopg.Error, ValueError) as error:
+            if not _is_of_a_row(error):
+                raise
+            if len(batch) == 1:
+                return self._refuse(*batch[0], error)
+            middle = len(batch) // 2
+            return [batch[middle:], batch[:middle]]
+        return []
+
+    def _record(self, batch: list[Entry]) -> None:
+        begun = [held for held, _ in batch]
+        ours = self._run(record_jobs(self._queries, [held.fence for held in begun]))
+        for held in begun:
+            held.recorded = True
+        then: Recorded | None = batch[0][1][1]
+        if then is not None:
+            then(begun, ours)
+
+    def _end_attempts(self, batch: list[Entry]) -> None:
+        kind = batch[0][1][0]
+        try:
+            if kind == "unstored":
                 self._run(ensure_partitions(self._queries, self._partition_days))
             lost = self._run(self._statement(batch))
-        except psycopg.OperationalError:
-            raise
         except psycopg.errors.CheckViolation as error:
-            # A missing partition has the code of a violated constraint, but names none.
-            if error.diag.constraint_name is not None:
-                self._isolate(batch, error)
-                return
+            if not _misses_a_partition(error):
+                raise
             if not self._run(ensure_partitions(self._queries, self._partition_days)):
                 time.sleep(0.1)  # another is making them
             lost = self._run(self._statement(batch))
-        except psycopg.Error as error:
-            self._isolate(batch, error)
-            return
-        if batch[0][1][0] in ENDS:
+        if kind in ENDS:
             self.finished += len(batch) - len(lost)
         if lost:
             self._explain(batch, lost)
 
-    def _isolate(self, batch: list[Entry], error: psycopg.Error) -> None:
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            self._write(batch[:middle])
-            self._write(batch[middle:])
-            return
-        held, outcome = batch[0]
-        logger.error("the outcome of job %s cannot be stored: %s", held.job.id, str(error).strip())
-        if outcome[0] == "failed" and outcome[2] is None:
-            self._run(release_jobs(self._queries, [held.fence], self._keep_seconds(held.job.task, "cancelled")))
-            return
+    def _refuse(self, held: Held, outcome: tuple[Any, ...], error: Exception) -> list[list[Entry]]:
+        """An outcome cannot be stored: the attempt fails, or goes back where not even that can be stored."""
+        kind = outcome[0]
+        logger.error("the outcome (%s) of job %s cannot be stored: %s", kind, held.job.id, str(error).strip())
+        if kind == "released" or outcome == ("begun", None):
+            return []
+        if kind == "begun":
+            outcome[1]([held], set())
+        if kind == "begun" or (kind == "failed" and outcome[2] is None):
+            return [[(held, ("released",))]]
         refusal = encode_error(PgQueueError(clean_text(f"the outcome cannot be stored: {error}", 2000)))
-        self._write([(held, ("failed", refusal, None))])
+        return [[(held, ("failed", refusal, None))]]
 
     def _statement(self, batch: list[Entry]) -> Statement[list[str]]:
         queries = self._queries
@@ -276,7 +296,7 @@ class Completer:
 
     def _run(self, statement: Statement[Any]) -> Any:
         if self._connection is None:
-            self._connection = self._connect()
+            raise psycopg.OperationalError("the connection is closed")
         return run(self._connection, statement)
 
     def _disconnect(self) -> None:
@@ -289,7 +309,7 @@ def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | No
     """Part a batch into what one statement can write (same kind, same retention, each job once) and the rest."""
     first = batch[0]
     kind = first[1][0]
-    reason = first[1][1:] if kind in ("lost", "adrift", "replaced") else None
+    reason = first[1][1:] if kind in ("begun", "lost", "adrift", "replaced") else None
     keep = keep_seconds(first[0].job.task, kind)
     head: list[Entry] = []
     rest: list[Entry] = []
@@ -306,3 +326,15 @@ def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | No
 
 def _missing(batch: list[Entry], found: set[str]) -> list[str]:
     return [held.job.id for held, _ in batch if held.job.id not in found]
+
+
+def _is_of_a_row(error: Exception) -> bool:
+    """Whether a row may be to blame: then the others can be written without it."""
+    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+        return isinstance(error, ValueError | psycopg.DataError)  # what cannot even be sent
+    return error.sqlstate[:2] not in NOT_OF_A_ROW and not _misses_a_partition(error)
+
+
+def _misses_a_partition(error: psycopg.Error) -> bool:
+    """It has the code of a violated constraint, but names none."""
+    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None
