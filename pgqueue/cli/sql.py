@@ -27,7 +27,9 @@ def sql(session: Session, query: str | None, as_json: bool, as_csv: bool, write:
 
     Such as: pgqueue sql "select state, task, count(*) from pgqueue.all_jobs group by 1, 2"
     """
-    from pgqueue.cli.output import print_json, print_table  # noqa: PLC0415 - not needed by --help
+    from psycopg.types.string import TextLoader  # noqa: PLC0415 - not needed by --help
+
+    from pgqueue.cli.output import print_json, print_table  # noqa: PLC0415 - as above
 
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
@@ -42,6 +44,9 @@ def sql(session: Session, query: str | None, as_json: bool, as_csv: bool, write:
         connection.read_only = not write
         if timeout:
             connection.execute(session.queries["set_statement_timeout"], {"milliseconds": str(round(timeout * 1000))})
+        if not as_json:
+            for name in ("json", "jsonb"):
+                connection.adapters.register_loader(name, TextLoader)
         typed: Any = query  # the user's own text, run as it is
         cursor = connection.execute(typed)
         answers = [_answer(cursor)]

@@ -16,7 +16,7 @@ __all__ = ["ConnectionProblem", "connect_waiting", "connection_problem"]
 # libpq gives no SQLSTATE for a connection that was never made; servers with other languages say FATAL as well, and an
 # unknown problem counts as one that may pass.
 _PERMANENT = (
-    (r"password authentication failed|no password supplied|fe_sendauth", "wrong or missing password"),
+    (r"password authentication failed|no password supplied|fe_sendauth", "the password is wrong or missing"),
     (r"database .* does not exist", "no such database: create it, or correct the DSN"),
     (r"role .* does not exist", "no such user"),
     (r"no pg_hba\.conf entry|authentication failed", "the server does not let this user in from here"),

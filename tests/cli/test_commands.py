@@ -93,6 +93,10 @@ def test_sql_prints_a_table_json_or_csv(invoke: Invoke) -> None:
         {"n": 1, "text": "=1+1", "nothing": None, "ansi": "\x1b[2J"}
     ]
     assert invoke("sql", "--csv", "select 'a,b' as x, '=1+1' as y").out == 'x,y\n"a,b",\'=1+1\n'
+    jsons = 'select \'{"a": null, "b": [true]}\'::json as j, \'"x"\'::jsonb as b'
+    assert invoke("sql", jsons).out.splitlines()[1] == '{"a": null, "b": [true]}  "x"'
+    assert invoke("sql", "--csv", jsons).out.splitlines()[1] == '"{""a"": null, ""b"": [true]}","""x"""'
+    assert json.loads(invoke("sql", "--json", jsons).out) == [{"j": {"a": None, "b": [True]}, "b": "x"}]
     assert invoke("sql", text="select 5 as five").out == "five\n   5\n"
     assert invoke("sql", "select 1 as a; set local jit = off; select 2 as b;").out == "a\n1\nSET\nb\n2\n"
     refused = invoke("sql", "--write", "--json", "select 1; create table t (); select 2")

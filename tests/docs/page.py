@@ -127,6 +127,8 @@ class Page:
         from pgqueue.cli.output import print_table
 
         with psycopg.connect(os.environ["PGQUEUE_DSN"], autocommit=True) as conn:
+            for name in ("json", "jsonb"):
+                conn.adapters.register_loader(name, psycopg.types.string.TextLoader)
             cursor = conn.execute(text.encode())
             while True:
                 if cursor.description:

@@ -3,16 +3,32 @@
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.docs.page import RUN, blocks, matches
+from pgqueue import embedded
+from tests.docs.page import RUN, Page, blocks, matches
 from tests.support.process import REPOSITORY, clean_environment
 
 PAGES = sorted(REPOSITORY.glob("docs/**/*.md"))
+QUICKSTART = REPOSITORY / "docs/quickstart.md"
 RUNNING = [page for page in PAGES if any(block.wanted for block in blocks(page.read_text(encoding="utf-8")))]
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([\w-]+))?\)")
+
+
+@pytest.fixture
+def embedded_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for an embedded server of a page's own."""
+    # Not tmp_path: pytest closes it to other users, and for root the server runs as one.
+    with tempfile.TemporaryDirectory(prefix="pgq-page-") as base:
+        Path(base).chmod(0o755)
+        place = Path(base) / "server"
+        monkeypatch.setenv("PGQUEUE_EMBEDDED_PATH", str(place))
+        yield place
+        embedded.reset()
 
 
 def name_of(page: Path) -> str:
@@ -22,9 +38,11 @@ def name_of(page: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, ids=name_of)
 def test_a_page_does_what_it_says(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    migrates = "$ pgqueue migrate\n" in page.read_text(encoding="utf-8")
-    dsn = request.getfixturevalue("empty_dsn" if migrates else "dsn")
-    environment = clean_environment(PGQUEUE_DSN=dsn, PYTHONPATH=str(REPOSITORY), NO_COLOR="1")
+    if page == QUICKSTART:
+        where = {"PGQUEUE_EMBEDDED_PATH": str(request.getfixturevalue("embedded_place"))}
+    else:
+        where = {"PGQUEUE_DSN": request.getfixturevalue("dsn")}
+    environment = clean_environment(**where, PYTHONPATH=str(REPOSITORY), NO_COLOR="1")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.docs.page", str(page)],
         cwd=tmp_path,
@@ -35,6 +53,13 @@ def test_a_page_does_what_it_says(page: Path, request: pytest.FixtureRequest, tm
         timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tables_on_a_server_one_has(empty_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGQUEUE_DSN", empty_dsn)
+    (block,) = (each for each in blocks(QUICKSTART.read_text(encoding="utf-8")) if "pgqueue migrate\n" in each.text)
+    Page().run(block)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *REPOSITORY.glob("*.md"), *REPOSITORY.glob("examples/*.md")], ids=name_of)

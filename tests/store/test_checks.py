@@ -113,8 +113,8 @@ def test_waiting_does_not_cure_a_wrong_password_or_name(server: Cluster) -> None
     server.add_user("with_password", "right")
     said: list[str] = []
     for dsn, what in {
-        server.dsn(user="with_password", password="wrong%secret"): "wrong or missing password",
-        server.dsn(user="with_password"): "wrong or missing password",
+        server.dsn(user="with_password", password="wrong%secret"): "the password is wrong or missing: connection",
+        server.dsn(user="with_password"): "the password is wrong or missing: connection",
         server.dsn("nowhere"): "no such database",
         server.dsn(user="nobody_here"): "no such user",
     }.items():
