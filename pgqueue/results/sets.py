@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from pgqueue.declined.attributes import RESULT, Declining
 from pgqueue.errors import TimeoutError
 from pgqueue.results.result import AsyncResult, HasResults, Results
-from pgqueue.results.waiting import kept_after, state_of
+from pgqueue.results.waiting import check_timeout, kept_after, state_of
 from pgqueue.store.families import forget_jobs, get_outcomes
 from pgqueue.store.jobs import OutcomeRow, cancel_jobs
 from pgqueue.store.statement import Statement
@@ -317,6 +317,7 @@ class _Looks:
 
 
 def _budget(timeout: float | None) -> Callable[[], float | None]:
+    check_timeout(timeout)
     if timeout is None:
         return lambda: None
     end = time.monotonic() + timeout

@@ -9,16 +9,17 @@ from typing import Any
 
 import psycopg
 
-from pgqueue.errors import DatabaseUnavailable, TimeoutError
+from pgqueue.errors import DatabaseUnavailable, TimeoutError, ValidationError
 from pgqueue.job import JobState
 from pgqueue.store.database import Database
 from pgqueue.store.jobs import OutcomeRow, get_outcome, live_worker_exists, mark_waited_for
 
-__all__ = ["alook", "await_end", "is_over", "kept_after", "look", "state_of", "wait_for_end"]
+__all__ = ["alook", "await_end", "check_timeout", "is_over", "kept_after", "look", "state_of", "wait_for_end"]
 
 _SAFETY_LOOK = 1.0
 _FIRST_POLL, _LAST_POLL = 0.005, 0.5
 _PATIENCE = 5.0
+_NO_SUCH_JOB = "no such job: rolled back, or not committed yet?"
 
 
 def kept_after(job_id: str) -> str:
@@ -67,12 +68,18 @@ def state_of(row: OutcomeRow | None) -> str:
     return JobState(row.state).celery_name
 
 
+def check_timeout(timeout: object) -> None:
+    """Raise ValidationError unless it is seconds or None."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and not math.isnan(timeout)
+    if timeout is not None and not number:
+        raise ValidationError(f"timeout: expected seconds as a number, or None, got {timeout!r}")
+
+
 class _Patience:
     """What a wait knows of time: its deadline, the next pause, whether it has warned."""
 
     def __init__(self, name: str, timeout: float | None, interval: float) -> None:
-        if timeout is not None and math.isnan(timeout):
-            raise ValueError("timeout: expected seconds or None, got nan")
+        check_timeout(timeout)
         self._name = name
         self._timeout = timeout
         self._interval = min(max(interval, _FIRST_POLL), _LAST_POLL)
@@ -91,22 +98,25 @@ class _Patience:
             return pause
         left = self._start + self._timeout - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"job {self._name} did not finish within {self._timeout:g} s")
+            why = "" if found else f": {_NO_SUCH_JOB}"
+            raise TimeoutError(f"job {self._name} did not finish within {self._timeout:g} s{why}")
         return min(pause, left)
 
     def runs_out(self) -> bool:
-        """Whether it is time to ask, once, if any worker serves the queue."""
+        """Whether it is time to ask, once, if there is such a job, and any worker that serves its queue."""
         if self._warned or time.monotonic() - self._start < _PATIENCE:
             return False
         self._warned = True
         return True
 
-    def warn(self) -> None:
-        warnings.warn(
-            f"job {self._name} has waited for {_PATIENCE:g} s and no live worker serves its queue: start one",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    def warn(self, served: bool | None) -> None:
+        """Say what keeps the caller waiting, if that is known: `served` is None when the job is not live."""
+        if served is None:
+            told = f"get() has waited for {_PATIENCE:g} s for job {self._name}: {_NO_SUCH_JOB}"
+        else:
+            told = f"job {self._name} has waited for {_PATIENCE:g} s and no live worker serves its queue: start one"
+        if not served:
+            warnings.warn(told, RuntimeWarning, stacklevel=4)
 
 
 def wait_for_end(
@@ -141,8 +151,9 @@ def wait_for_end(
                 continue
             if patience.runs_out():
                 ask = live_worker_exists(database.queries, job_id)
-                if database.run(ask, ask) is False:
-                    patience.warn()
+                served = database.run(ask, ask)
+                if served is not None or row is None:
+                    patience.warn(served)
             pause = patience.pause(listener is not None, row is not None)
             if listener is None:
                 time.sleep(pause)
@@ -197,8 +208,9 @@ async def await_end(
                 continue
             if patience.runs_out():
                 ask = live_worker_exists(database.queries, job_id)
-                if await database.arun(ask, ask) is False:
-                    patience.warn()
+                served = await database.arun(ask, ask)
+                if served is not None or row is None:
+                    patience.warn(served)
             pause = patience.pause(listener is not None, row is not None)
             if listener is None:
                 await asyncio.sleep(pause)

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import pgqueue.results.waiting as waiting_room
 from pgqueue import (
     AsyncResult,
     PgQueue,
@@ -411,6 +412,37 @@ def test_async_twins(shop: PgQueue, store: Store) -> None:
     result = shop.tasks["t.add"].delay(1)
     end(store, take(store), "succeeded", 2)
     assert asyncio.run(twins(result)) == ["SUCCESS", 2, True, True, False, True, 2, False, False]
+
+
+def test_what_is_no_timeout(shop: PgQueue) -> None:
+    for wrong in ("x", True, float("nan"), [1]):
+        with pytest.raises(ValidationError, match=r"^timeout: expected seconds as a number, or None, got "):
+            shop.AsyncResult("order-17").get(timeout=wrong)  # type: ignore[arg-type]  # that is what is tried
+        with pytest.raises(ValidationError, match=r"^timeout: expected seconds"):
+            shop.ResultSet([shop.AsyncResult("order-17")]).join(timeout=wrong)  # type: ignore[arg-type]  # as above
+
+
+def test_a_wait_for_a_job_that_is_not_there_says_so(shop: PgQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_room, "_PATIENCE", 0.0)
+    lost = shop.AsyncResult("order-17")
+    told = "no such job: rolled back, or not committed yet\\?"
+    with (
+        pytest.warns(RuntimeWarning, match=f"has waited for 0 s for job order-17: {told}") as warned,
+        pytest.raises(TimeoutError, match=f"job order-17 did not finish within 0.2 s: {told}"),
+    ):
+        lost.get(timeout=0.2)
+    assert [each.filename for each in warned] == [__file__]
+    with (
+        pytest.warns(RuntimeWarning, match=told),
+        pytest.raises(TimeoutError, match=told),
+    ):
+        asyncio.run(lost.aget(timeout=0.2))
+    there = shop.tasks["t.add"].delay(1)
+    with (
+        pytest.warns(RuntimeWarning, match="no live worker serves its queue"),
+        pytest.raises(TimeoutError, match=r"within 0.2 s$"),
+    ):
+        there.get(timeout=0.2)
 
 
 def test_a_timeout_names_the_job_as_its_caller_does(shop: PgQueue) -> None:
