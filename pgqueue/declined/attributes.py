@@ -36,6 +36,10 @@ _EVENTS = "not in this release; SQL over pgqueue.all_jobs and `pgqueue status --
 _LOGGING = "the worker leaves your logging alone; configure it yourself, pgqueue.get_task_logger() makes task loggers"
 _CLASSES = "there are no task base classes in this release; write @app.task over a function"
 _PARTS = "the worker is not built of replaceable parts"
+_SIGNALS = (
+    "not in this release; wrap the function of the task, or use try/except/finally in it;"
+    " app.on_after_configure and app.on_after_finalize are signals of the application"
+)
 _SIGNING = "messages are not signed: who may write rows is for PostgreSQL's roles"
 
 PACKAGE: dict[str, str] = {
@@ -43,6 +47,14 @@ PACKAGE: dict[str, str] = {
     "shared_task": f"{_CURRENT} and write @app.task",
     "current_app": _CURRENT,
     "current_task": _SELF,
+    **dict.fromkeys(
+        ("crontab", "schedule", "solar"), "it is in pgqueue.schedules: from pgqueue.schedules import crontab"
+    ),
+    **dict.fromkeys(("signals", "bootsteps"), _SIGNALS),
+    "states": "a job's state is a text such as 'SUCCESS'; pgqueue.JobState has those of the rows",
+    **dict.fromkeys(("exceptions", "result", "utils"), "there is no such module: from pgqueue import … has all names"),
+    **dict.fromkeys(("subtask",), "the same is pgqueue.signature"),
+    "uuid": "str(uuid.uuid4()) of Python's uuid",
 }
 APP: dict[str, str] = {
     "amqp": _BROKER,

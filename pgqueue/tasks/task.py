@@ -12,7 +12,7 @@ from pgqueue.canvas.sender import Sender
 from pgqueue.canvas.signatures import Signature
 from pgqueue.codec import Coercion, coercer_for
 from pgqueue.eager import EagerResult
-from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable
+from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable, UnsupportedOption
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions, check_task_options, policy_of
 from pgqueue.options.values import as_pool
@@ -129,6 +129,13 @@ class Task(Attempt, Generic[P, R]):
     queue: str | None
     priority: int | None
     expires: float | None
+
+    def __init_subclass__(cls) -> None:
+        if not cls.__module__.startswith("pgqueue."):
+            raise UnsupportedOption(
+                f"class {cls.__name__}(Task) is not supported: there are no task base classes in this release;"
+                " write @app.task over a function, and a decorator around it for what tasks share"
+            )
 
     def __init__(
         self, app: TaskOwner, function: Callable[..., Any], name: str, bind: bool, options: Mapping[str, Any]

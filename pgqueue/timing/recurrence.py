@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pgqueue.errors import UnsupportedOption
 from pgqueue.options.values import instant, short
 from pgqueue.timing.cron import MAX_LENGTH, check_expression, cron_for, fires
 from pgqueue.timing.zones import zone_of
@@ -37,7 +38,8 @@ class crontab:  # noqa: N801 - Celery's name
     Args:
         minute, hour, day_of_week, day_of_month, month_of_year: numbers, texts of cron, or collections of numbers. Days
             of month and of week must both match if both are given, as in Celery; the text "0 0 13 * 5" takes either, as
-        in cron. nowfun, app: taken and not used: the time is the database's.
+            in cron.
+        app: taken and not used.
 
     Raises:
         ValueError: a field is wrong; the message names it.
@@ -54,6 +56,7 @@ class crontab:  # noqa: N801 - Celery's name
         nowfun: Any = None,
         app: Any = None,
     ) -> None:
+        _refuse_clock("crontab", nowfun)
         fields = (
             _field("minute", minute, 0, 59),
             _field("hour", hour, 0, 23),
@@ -138,7 +141,7 @@ class schedule:  # noqa: N801 - Celery's name
     Args:
         run_every: seconds, or a timedelta.
         relative: the grid of ticks begins at midnight of 1970 in UTC, so that each minute ticks on the minute.
-        nowfun, app: taken and not used: the time is the database's.
+        app: taken and not used.
 
     Raises:
         ValueError: it is shorter than 0.1 seconds or longer than 3660 days.
@@ -147,11 +150,19 @@ class schedule:  # noqa: N801 - Celery's name
     def __init__(
         self, run_every: float | timedelta, relative: bool = False, *, nowfun: Any = None, app: Any = None
     ) -> None:
+        _refuse_clock("schedule", nowfun)
         self.seconds = _interval(run_every)
         self.relative = relative
 
     def __repr__(self) -> str:
         return f"<schedule: {self.seconds:g} s>"
+
+
+def _refuse_clock(kind: str, nowfun: object) -> None:
+    if nowfun is not None:
+        raise UnsupportedOption(
+            f"{kind}: nowfun is not supported: the time is the database's; the entry's timezone names the zone"
+        )
 
 
 def _interval(value: Any) -> float:
@@ -170,13 +181,14 @@ class solar:  # noqa: N801 - Celery's name
         event: dawn_astronomical, dawn_nautical, dawn_civil, sunrise, solar_noon, sunset, dusk_civil, dusk_nautical or
             dusk_astronomical.
         lat, lon: degrees; north and east are positive.
-        nowfun, app: taken and not used: the time is the database's.
+        app: taken and not used.
 
     Raises:
         ValueError: there is no such event or place.
     """
 
     def __init__(self, event: str, lat: float, lon: float, *, nowfun: Any = None, app: Any = None) -> None:
+        _refuse_clock("solar", nowfun)
         if not isinstance(event, str) or event not in _EVENTS:
             raise ValueError(f"solar: expected {', '.join(_EVENTS)}, got {short(event)}")
         for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):

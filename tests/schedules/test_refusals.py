@@ -11,10 +11,10 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Json, Jsonb
 
-from pgqueue import PgQueue, ValidationError
+from pgqueue import PgQueue, UnsupportedOption, ValidationError
 from pgqueue.codec import MAX_DEPTH
 from pgqueue.timing.cron import Cron, check_expression, fires
-from pgqueue.timing.recurrence import crontab, solar
+from pgqueue.timing.recurrence import crontab, schedule, solar
 
 NEVER = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -104,6 +104,19 @@ def test_fields_of_celerys_schedules(make: Callable[[], object], said: str) -> N
     with pytest.raises(ValueError, match=said) as caught:
         make()
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: crontab(hour=2, nowfun=print),
+        lambda: schedule(60, nowfun=print),
+        lambda: solar("sunset", 1, 2, nowfun=print),
+    ],
+)
+def test_a_clock_of_ones_own(make: Callable[[], object]) -> None:
+    with pytest.raises(UnsupportedOption, match="nowfun is not supported: the time is the database's"):
+        make()
 
 
 def test_lists_of_fields_may_have_spaces() -> None:

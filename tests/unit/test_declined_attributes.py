@@ -1,11 +1,14 @@
 """What Celery's app, control and request have and ours have not is refused by its name, with the way out."""
 
+import importlib
+import re
 from typing import Any
 
 import pytest
 
+import pgqueue
 from pgqueue import AsyncResult, PgQueue, PgQueueError, TimeoutError, UnsupportedOption
-from pgqueue.declined.attributes import APP, CONTROL, REQUEST, RESULT, TASK
+from pgqueue.declined.attributes import APP, CONTROL, PACKAGE, REQUEST, RESULT, TASK
 from pgqueue.request import Request
 from pgqueue.results.result import Results
 
@@ -14,6 +17,27 @@ from pgqueue.results.result import Results
 def app() -> PgQueue:
     """An application that never connects."""
     return PgQueue("shop", dsn="postgresql://nobody@127.0.0.1:1/nowhere")
+
+
+@pytest.mark.parametrize("name", [*PACKAGE])
+def test_of_the_package(name: str) -> None:
+    with pytest.raises(ImportError, match=rf"^pgqueue\.{name} is not supported: \w"):
+        getattr(pgqueue, name)
+
+
+@pytest.mark.parametrize("module", ["signals", "exceptions", "result", "utils", "utils.log"])
+def test_of_modules(module: str) -> None:
+    with pytest.raises(ImportError, match=rf"^pgqueue\.{module.partition('.')[0]} is not supported: \w") as caught:
+        importlib.import_module(f"pgqueue.{module}")
+    for name in re.findall(r"import ([\w, ]+)", str(caught.value)):
+        assert set(name.split(", ")) <= set(pgqueue.__all__)
+
+
+def test_a_class_of_tasks() -> None:
+    with pytest.raises(
+        UnsupportedOption, match=r"^class Mine\(Task\) is not supported: there are no task base classes"
+    ):
+        type("Mine", (pgqueue.Task,), {})
 
 
 @pytest.mark.parametrize("name", [*APP])
