@@ -103,7 +103,7 @@ class _ProcessRunner:
         self._stopping = False
         progress_sink.set(self._progress)
         call_off.set(self._call_off)
-        executor.transactions.on_begin = lambda pid, xid: self._send(("transaction", pid, xid))
+        executor.transactions.on_begin = lambda *begun: self._send(("transaction", *begun))
         signal.signal(signal.SIGUSR2, self._on_recall)
         signal.signal(signal.SIGALRM, self._on_soft_limit)
 
@@ -217,7 +217,7 @@ def _run_threads(
     executor: Executor, slots: int, board: RunBoard, channel: Channel, messages: list[tuple[Any, ...]] | None
 ) -> None:
     runner = ThreadRunner(executor, slots, board, channel.send)
-    executor.transactions.on_begin = lambda pid, xid: runner.send(("transaction", pid, xid))
+    executor.transactions.on_begin = lambda *begun: runner.send(("transaction", *begun))
     runner.send(("ready", os.getpid()))
     while messages is not None:
         for message in messages:
@@ -243,7 +243,7 @@ async def _run_loop(
     messages: list[tuple[Any, ...]] | None,
 ) -> None:
     runner = LoopRunner(executor, slots, board, channel.send)
-    executor.transactions.on_begin = lambda pid, xid: runner.send(("transaction", pid, xid))
+    executor.transactions.on_begin = lambda *begun: runner.send(("transaction", *begun))
     runner.send(("ready", os.getpid()))
     ended = asyncio.Event()
 

@@ -1,6 +1,7 @@
 """A host as its pool sees it: what was sent there, what of it has begun."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from pgqueue.worker.held import Held
 from pgqueue.worker.hosts import Host
@@ -20,7 +21,7 @@ class Station:
         retiring: it gets no more jobs and ends when idle.
         recalled: it was asked for what it has not started.
         stuck: all that it runs runs long; nothing is to wait behind that.
-        transactions: that its jobs have begun last, by the process id of their session.
+        transactions: that its jobs have begun, and the process ids of their sessions, by the ids of the jobs.
         to_record: something may run here whose beginning is to be recorded soon.
     """
 
@@ -33,7 +34,7 @@ class Station:
         self.retiring = False
         self.recalled = False
         self.stuck = False
-        self.transactions: dict[int, str] = {}
+        self.transactions: dict[str, tuple[int, str]] = {}
         self.to_record = False
         self._started_then = 0
         self._looked_at = 0.0
@@ -59,6 +60,13 @@ class Station:
             held.number = number = next(numbers)
             self.sent[number] = held
         self.host.send([held.to_run() for held in batch])
+
+    def end_transactions(self, outcomes: list[tuple[Any, ...]]) -> None:
+        """Forget the transactions of jobs that have ended."""
+        for outcome in outcomes if self.transactions else ():
+            held = self.sent.get(outcome[0])
+            if held is not None:
+                self.transactions.pop(held.job.id, None)
 
     def unrecorded(self, now: float) -> list[Held]:
         """Return what has run for a while without having been recorded, and count it as recorded from now on."""

@@ -60,6 +60,7 @@ class Supervisor:
         self._stations: dict[Host, tuple[Pool, Station]] = {}
         self._dead: list[tuple[Pool, Station]] = []
         self._failed_starts = 0
+        self._told_of_memory = False
         self._idle_since = time.monotonic()
         self._ended = False
         self._selector = selectors.DefaultSelector()
@@ -123,7 +124,7 @@ class Supervisor:
         self._reader.join()
         for host in hosts:
             if isinstance(host, ChildHost):
-                self._on_death(self._stations[host][1].transactions)
+                self._on_death(dict(self._stations[host][1].transactions.values()))
                 host.channel.close()
             elif isinstance(host, LocalHost):
                 host.join(1.0)
@@ -191,8 +192,10 @@ class Supervisor:
             self._on_progress(message[1], message[2], message[3])
             return
         if message[0] == "transaction":
-            station.transactions[message[1]] = message[2]
+            station.transactions[message[1]] = message[2:]
             return
+        if message[0] == "done":
+            station.end_transactions(message[2])
         if message[0] == "ready":
             self._failed_starts = 0
         pool.handle(station, message)
@@ -218,7 +221,7 @@ class Supervisor:
             code = host.reap(1.0)
             ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             reason = f"its child process {ended}"
-            self._on_death(station.transactions)
+            self._on_death(dict(station.transactions.values()))
             lost = pool.bury(station, reason)
             host.board.close()
             if station.retiring or pool.closed:
@@ -240,11 +243,24 @@ class Supervisor:
                     host.kill()
                 elif station.quota <= 0 and not station.sent:
                     self._replace(pool, station)
-                elif plan.max_memory_per_child and host.memory() > plan.max_memory_per_child:
-                    logger.warning("a child uses %d KiB: replaced after its job", host.memory())
-                    self._replace(pool, station)
+                elif plan.max_memory_per_child and host.ready:
+                    self._limit_memory(pool, station, host.memory(), plan.max_memory_per_child)
         if plan.autoscale is not None:
             self._autoscale(now, *plan.autoscale)
+
+    def _limit_memory(self, pool: Pool, station: Station, used: int, limit: int) -> None:
+        if used <= limit:
+            return
+        if station.done:
+            logger.warning("a child uses %d KiB: replaced after its job", used)
+            self._replace(pool, station)
+        elif not self._told_of_memory:
+            self._told_of_memory = True
+            logger.warning(
+                "max_memory_per_child (%d KiB) lies below what a child needs to start (%d KiB): each runs one job",
+                limit,
+                used,
+            )
 
     def _replace(self, pool: Pool, station: Station) -> None:
         pool.retire(station)

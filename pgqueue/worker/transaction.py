@@ -104,7 +104,7 @@ class Transactions:
     """Runs transactional tasks, on one connection per thread and one per running coroutine.
 
     Attributes:
-        on_begin: called with a session's process id and the transaction that it has begun.
+        on_begin: called with a job's id, the process id of its session and the transaction that it has begun.
         server_started: when the server of the last transaction did, as the worker's other sessions know it.
 
     Args:
@@ -115,7 +115,7 @@ class Transactions:
     def __init__(self, app: PgQueue, application_name: str) -> None:
         self._app = app
         self._application_name = application_name
-        self.on_begin: Callable[[int, str], None] = lambda pid, xid: None
+        self.on_begin: Callable[[str, int, str], None] = lambda job_id, pid, xid: None
         self.server_started = ""
         self._local = threading.local()
         self._idle: list[tuple[_AsyncTaskConnection, float]] = []  # the one used last comes last
@@ -136,7 +136,7 @@ class Transactions:
         with self._scope(task) as connection:
             started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
-                transaction_id = self._begun(execute_on(connection, self._begin()))
+                transaction_id = self._begun(job_id, execute_on(connection, self._begin()))
                 try:
                     value = task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs)
                 except Replaced as replaced:
@@ -159,7 +159,7 @@ class Transactions:
         async with self._ascope(task) as connection:
             started, mark = time.monotonic(), transaction_connection.set(connection)
             try:
-                transaction_id = self._begun(await aexecute_on(connection, self._begin()))
+                transaction_id = self._begun(job_id, await aexecute_on(connection, self._begin()))
                 try:
                     value = await (task.run(task, *args, **kwargs) if task.bind else task.run(*args, **kwargs))
                 except Replaced as replaced:
@@ -189,9 +189,9 @@ class Transactions:
     def _begin(self) -> Statement[tuple[str, int, str, str]]:
         return Statement(self._app.queries["begin_task"], {}, lambda rows: tuple(rows[0]))
 
-    def _begun(self, begun: tuple[str, int, str, str]) -> str:
+    def _begun(self, job_id: str, begun: tuple[str, int, str, str]) -> str:
         transaction_id, pid, xid, self.server_started = begun
-        self.on_begin(pid, xid)
+        self.on_begin(job_id, pid, xid)
         return transaction_id
 
     def _finish(

@@ -6,8 +6,10 @@ import signal
 import pytest
 
 from pgqueue import PgQueue, WorkerLostError
-from tests.support.process import wait_until
-from tests.worker.conftest import Rows, Send, StartWorker
+from pgqueue.worker.plan import make_plan
+from pgqueue.worker.worker import Worker
+from tests.support.process import REPOSITORY, wait_until
+from tests.worker.conftest import TASKS, Rows, Send, StartWorker
 from tests.worker.gate import Gate
 
 
@@ -24,6 +26,40 @@ def test_a_child_that_uses_too_much_memory_is_replaced_after_its_job(start_worke
     start_worker("-P", "processes", "-c", "1", "--max-memory-per-child", str(200 * 1024))
     first = send("swallow", 200).get(timeout=30)
     wait_until(lambda: send("where").get(timeout=30)["pid"] != first, what="another child runs jobs")
+
+
+def test_a_child_that_starts_above_its_limit_of_memory_runs_a_job_before_it_is_replaced(
+    start_worker: StartWorker, send: Send
+) -> None:
+    worker = start_worker("-P", "processes", "-c", "1", "--max-memory-per-child", "1024")
+    worker.expect("lies below what a child needs to start")
+    assert "replaced" not in worker.output
+    pids = []
+    for _ in range(2):
+        pids.append(send("where").get(timeout=60)["pid"])
+        wait_until(lambda: worker.output.count("replaced after its job") >= len(pids), what="it is replaced")
+    assert pids[0] != pids[1]
+    assert worker.output.count("lies below") == 1
+
+
+def test_transactions_of_jobs_that_have_ended_are_forgotten(
+    dsn: str, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.execute("create table ledger (id bigint generated always as identity, amount int, pid int)")
+    monkeypatch.setenv("PGQUEUE_DSN", dsn)
+    monkeypatch.chdir(REPOSITORY)
+    app = PgQueue("tests", dsn=dsn)
+
+    @app.task(name=f"{TASKS}.deposit", transactional=True)
+    def deposit(amount: int) -> None: ...
+
+    with Worker(app, make_plan(app, spec=f"{TASKS}:app", pool="processes", concurrency=1)) as worker:
+        results = [deposit.delay(n) for n in range(3)]
+        assert [result.get(timeout=60) for result in results] == [0, 1, 2]
+        (station,) = worker.pools["processes"].stations
+        wait_until(lambda: not station.sent and station.done == 3, what="the worker knows of their ends")
+        assert station.transactions == {}
+    app.close()
 
 
 def test_autoscale_adds_children_while_all_are_busy(start_worker: StartWorker, send: Send, gate: Gate) -> None:
