@@ -10,19 +10,23 @@ select pgqueue.first_places(%(queues)s::text[], %(priorities)s::smallint[], %(af
 
 -- name: finish_jobs
 -- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON escapes.
+-- This and what follows of its kind waits for no locked row for long: the others of the batch are to be written.
 select unnest(pgqueue.finish_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
     %(errors)s::text[], %(tracebacks)s::text[], %(keep)s, %(micros)s::bigint[]))
+where set_config('lock_timeout', '500ms', true) is not null
 
 -- name: retry_jobs
 -- Fenced; running jobs that asked for another attempt.
 select unnest(pgqueue.retry_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(tracebacks)s::text[],
     %(changes)s::text[], %(keep)s, %(micros)s::bigint[]))
+where set_config('lock_timeout', '500ms', true) is not null
 
 -- name: release_jobs
 -- Fenced; given back as if never claimed.
 select unnest(pgqueue.release_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], %(keep)s))
+where set_config('lock_timeout', '500ms', true) is not null
 
 -- name: release_claims
 -- Claims whose answer was lost: if they happened, this worker does not know what it holds.
@@ -34,14 +38,22 @@ where j.state = 'running' and j.worker_id = %(worker_id)s and j.claim_token = an
 -- Fenced; attempts that ended with the process that ran them.
 select id, outcome from pgqueue.lose_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(lost_limit)s, %(at_most_once)s::text[], %(reason)s, %(keep)s)
+where set_config('lock_timeout', '500ms', true) is not null
 
 -- name: record_jobs
 -- Fenced; attempts that begin, or have run for a while: they count as lost if this worker dies.
 select unnest(pgqueue.record_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], true))
+where set_config('lock_timeout', '500ms', true) is not null
 
 -- name: rescue_jobs
 -- Jobs of workers whose lease ran out.
-select worker_id, worker, id, outcome from pgqueue.rescue_jobs(%(lost_limit)s, %(limit)s, %(keep)s)
+select worker, id, outcome from pgqueue.rescue_jobs(%(lost_limit)s, %(limit)s, %(keep)s)
+
+-- name: locked_jobs
+-- Those of these jobs whose rows others have locked.
+with free as materialized (
+    select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) for update skip locked)
+select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) and j.id not in (select free.id from free)
 
 -- name: held_jobs
 -- After a reconnect: which of these attempts are still this worker's.

@@ -55,9 +55,10 @@ select pgqueue.wake_queues(array[queue]) from marked where state = 'available'
 delete from pgqueue.finished_jobs where id = %(id)s
 
 -- name: update_progress
--- What update_state() reports of a running attempt.
+-- What update_state() reports of a running attempt. While somebody has its row locked nobody is told.
 update pgqueue.live_jobs set progress = %(progress)s
-where id = %(id)s and claim_token = %(token)s and state || '' = 'running'
+where id = (select j.id from pgqueue.live_jobs j
+            where j.id = %(id)s and j.claim_token = %(token)s and j.state || '' = 'running' for update skip locked)
 
 -- name: cancel_jobs
 -- Per id: cancelled, asked (running, will be stopped) or running (left alone); unknown and finished ids are absent.

@@ -13,8 +13,8 @@ select pgqueue.renew_lease(%(worker_id)s, make_interval(secs => %(lease)s), %(ru
                  and (w.lost_at is not null or pgqueue.lease_ends(w.heartbeat_at, w.lease_expires_at) < clock_timestamp()))
 
 -- name: stop_worker
--- The worker ended in order and holds nothing.
-update pgqueue.workers set stopped_at = clock_timestamp(), running = 0, finished = %(finished)s where id = %(worker_id)s
+-- The worker ended in order. False: it still held jobs, which the next rescuer gives back.
+select pgqueue.stop_worker(%(worker_id)s, %(finished)s)
 
 -- name: live_predecessors
 -- Workers of this host and process namespace whose pids can be looked at from here.

@@ -379,9 +379,10 @@ begin
     -- Before this transaction has an id of its own: whoever drew a place up to here has a lower one.
     select s.last_value - (not s.is_called)::integer into v_last from pgqueue.job_seq s;
     -- Held until commit: the rescuer, which locks this row first, then sees every claim of this worker.
-    perform 1 from pgqueue.workers w where w.id = p_worker_id and w.lost_at is null for key share;
+    perform 1 from pgqueue.workers w where w.id = p_worker_id and w.lost_at is null and w.stopped_at is null
+    for key share;
     if not found then
-        raise exception 'worker % is not registered or was declared lost', p_worker_id using errcode = 'PGQ01';
+        raise exception 'worker % is not registered, has stopped or was declared lost', p_worker_id using errcode = 'PGQ01';
     end if;
 
     select s.run_at into v_due from pgqueue.live_jobs s
@@ -706,10 +707,10 @@ return case when isfinite(p_lease_expires_at)
             else p_lease_expires_at end;
 
 -- Declares workers whose lease ran out dead, ends their database sessions, and gives their jobs back, a bounded number
--- at a time. Any worker may call it; each dead worker is handled by one caller at a time.
--- It runs where leases are renewed, and so waits for no lock longer than two seconds.
+-- at a time. Any worker may call it; each dead worker is handled by one caller at a time. A job whose row is locked waits
+-- for another call. It runs where leases are renewed, and so waits for no lock longer than two seconds.
 create function pgqueue.rescue_jobs(p_lost_limit integer, p_limit integer, p_keep interval)
-returns table (worker_id bigint, worker text, id uuid, outcome text)
+returns table (worker text, id uuid, outcome text)
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
 set enable_seqscan = off set jit = off set lock_timeout = '2s' as $$
@@ -730,26 +731,30 @@ begin
     loop
         if v_worker.lost_at is null then
             update pgqueue.workers w set lost_at = clock_timestamp() where w.id = v_worker.id;
-            perform pg_terminate_backend(a.pid) from pg_stat_activity a
+            -- Waits until they have gone, and with them their locks.
+            perform pg_terminate_backend(a.pid, 500) from pg_stat_activity a
             where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database() and a.usename = current_user;
         end if;
         select array_agg(r.id) filter (where r.begun), array_agg(r.claim_token) filter (where r.begun),
                array_agg(r.id) filter (where not r.begun), array_agg(r.claim_token) filter (where not r.begun)
         into v_ids, v_tokens, v_idle, v_idle_tokens from (
             select j.id, j.claim_token, coalesce(j.begun, false) as begun from pgqueue.live_jobs j
-            where j.state = 'running' and j.worker_id = v_worker.id order by j.id limit p_limit for update of j) r;
-        if v_ids is null and v_idle is null then
+            where j.state = 'running' and j.worker_id = v_worker.id
+            order by j.id limit p_limit for update of j skip locked) r;
+        if v_ids is null and v_idle is null and not exists (
+            select from pgqueue.live_jobs j where j.state = 'running' and j.worker_id = v_worker.id
+        ) then
             update pgqueue.workers w set rescued_at = clock_timestamp() where w.id = v_worker.id;
         end if;
         if v_ids is not null then
-            return query select v_worker.id, v_worker.name, l.id, l.outcome
+            return query select v_worker.name, l.id, l.outcome
             from pgqueue.lose_jobs(v_ids, v_tokens, p_lost_limit, v_worker.at_most_once,
                                    format('worker %s died', v_worker.name), p_keep) l;
         end if;
         if v_idle is not null then
             perform pgqueue.record_jobs(v_idle, v_idle_tokens, false);
             v_gone := pgqueue.release_jobs(v_idle, v_idle_tokens, p_keep);
-            return query select v_worker.id, v_worker.name, u, coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
+            return query select v_worker.name, u, coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
             from unnest(v_idle) u where u <> all (v_gone);
         end if;
     end loop;
@@ -773,6 +778,25 @@ begin
     -- `state || ''`: under a held snapshot the index of running jobs keeps an entry of each job that ever ran.
     return array (select j.id from pgqueue.live_jobs j
                   where j.state || '' = 'running' and j.worker_id = p_worker_id and j.cancel_asked);
+end $$;
+
+-- Signs a worker off; false when it still holds jobs, whose outcomes it could not write or whose claim it never heard of.
+-- Then it is as good as dead: its lease is over, and the next rescuer gives them back.
+create function pgqueue.stop_worker(p_worker_id bigint, p_finished bigint) returns boolean
+language plpgsql
+set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    v_holds boolean;
+begin
+    -- As the rescuer: every claim of this worker is then to be seen, and none follows.
+    perform 1 from pgqueue.workers w where w.id = p_worker_id for update;
+    v_holds := exists (select from pgqueue.live_jobs j where j.state = 'running' and j.worker_id = p_worker_id);
+    update pgqueue.workers w
+    set stopped_at = case when not v_holds then clock_timestamp() end,
+        lease_expires_at = case when v_holds then '-infinity' else w.lease_expires_at end,
+        running = 0, finished = p_finished
+    where w.id = p_worker_id;
+    return not v_holds;
 end $$;
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "finished_attempts",
     "first_places",
     "held_jobs",
+    "locked_jobs",
     "lose_jobs",
     "record_jobs",
     "release_claims",
@@ -203,7 +204,7 @@ def rescue_jobs(
     return Statement(
         queries["rescue_jobs"],
         {"lost_limit": lost_limit, "limit": limit, "keep": _interval(keep_seconds)},
-        lambda rows: [(row[1], str(row[2]), row[3]) for row in rows],
+        lambda rows: [(row[0], str(row[1]), row[2]) for row in rows],
     )
 
 
@@ -227,6 +228,11 @@ def first_places(
         },
         lambda rows: list(rows[0][0]),
     )
+
+
+def locked_jobs(queries: Queries, ids: Sequence[str]) -> Statement[set[str]]:
+    """Return the ids of those jobs whose rows others have locked."""
+    return Statement(queries["locked_jobs"], {"ids": _array(ids)}, lambda rows: set(_ids(rows)))
 
 
 def held_jobs(queries: Queries, fence: Fence) -> Statement[set[str]]:

@@ -110,9 +110,10 @@ def renew_lease(
     )
 
 
-def stop_worker(queries: Queries, worker_id: int, finished: int) -> Statement[None]:
-    """Sign a worker off, in order and with no job left."""
-    return Statement(queries["stop_worker"], {"worker_id": worker_id, "finished": finished}, lambda rows: None)
+def stop_worker(queries: Queries, worker_id: int, finished: int) -> Statement[bool]:
+    """Sign a worker off; false when it still held jobs, which the next rescuer gives back."""
+    params = {"worker_id": worker_id, "finished": finished}
+    return Statement(queries["stop_worker"], params, lambda rows: bool(rows[0][0]))
 
 
 def live_predecessors(

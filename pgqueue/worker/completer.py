@@ -1,7 +1,8 @@
 """The only writer of outcomes: batches them into finishes, and keeps them through a lost connection.
 
 Outcomes come from the pools; each ends the attempt it belongs to or is refused by the fence. What cannot be written now
-is kept and tried again: an outcome is dropped only when the database says that the attempt is no longer ours.
+is kept and tried again: an outcome is dropped only when the database says that the attempt is no longer ours. One whose
+row somebody has locked is set aside, so that the others need not wait.
 """
 
 import logging
@@ -20,6 +21,7 @@ from pgqueue.store.claims import (
     end_transactions,
     finish_jobs,
     finished_attempts,
+    locked_jobs,
     lose_jobs,
     record_jobs,
     release_jobs,
@@ -41,6 +43,8 @@ BATCH = 500
 # Classes of errors that no row is to blame for: connection, transaction state, authorization, catalog, schema,
 # rollback, rights or syntax, resources, object state, intervention, system, configuration, internal.
 NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
+# Until outcomes that were set aside are looked at again: twice as long each time.
+LEAST_ASIDE_SECONDS, MOST_ASIDE_SECONDS = 0.1, 5.0
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
 
 
@@ -72,6 +76,9 @@ class Completer:
         self._partition_days = partition_days
         self._on_written = on_written
         self._entries: deque[Entry] = deque()
+        self._set_aside: list[Entry] = []  # their rows are locked
+        self._aside_until = 0.0
+        self._aside_seconds = LEAST_ASIDE_SECONDS
         self._progress: dict[str, tuple[int, str]] = {}
         self._left_open: deque[Mapping[int, str]] = deque()
         self._wake = threading.Event()
@@ -85,7 +92,7 @@ class Completer:
     @property
     def pending(self) -> int:
         """Outcomes that are not written yet."""
-        return len(self._entries) + self.writing
+        return len(self._entries) + self.writing + len(self._set_aside)
 
     @property
     def connected(self) -> bool:
@@ -130,12 +137,13 @@ class Completer:
     def _work(self) -> None:
         delay = 0.1
         while not self._given_up:
-            self._wake.wait()
+            self._wake.wait(max(0.0, self._aside_until - time.monotonic()) if self._set_aside else None)
             self._wake.clear()
             try:
-                if self._connection is None and (self._entries or self._progress or not self._stopping):
+                if self._connection is None and (self.pending or self._progress or not self._stopping):
                     self._connection = self._connect()
                     self._on_written()
+                self._look_at_set_aside()
                 while self._entries or self._progress:
                     self._write_some()
                     delay = 0.1
@@ -153,7 +161,7 @@ class Completer:
                 time.sleep(0.5)
                 self._wake.set()
                 continue
-            if self._stopping and not self._entries:
+            if self._stopping and not self.pending:
                 break
         self._disconnect()
 
@@ -163,8 +171,13 @@ class Completer:
         entries = self._entries
         # Some count twice for a moment, but none not at all.
         count = self.writing = min(len(entries), BATCH)
+        if not count:
+            return
         unwritten = [[entries.popleft() for _ in range(count)]]  # in parts; the last one is next
         try:
+            if self._set_aside:
+                # Somebody has rows locked, and perhaps some of these: to find that out at a write takes long.
+                unwritten = [free] if (free := self._without_locked(unwritten[0])) else []
             while unwritten:
                 head, rest = _same_kind(unwritten[-1], self._keep_seconds)
                 unwritten[-1:] = [rest, head] if rest else [head]
@@ -212,13 +225,42 @@ class Completer:
             else:
                 self._end_attempts(batch)
         except (psycopg.Error, ValueError) as error:
-            if not _is_of_a_row(error):
+            locked = isinstance(error, psycopg.errors.LockNotAvailable)
+            if locked and (free := self._without_locked(batch)) != batch:
+                return [free] if free else []
+            if not locked and not _is_of_a_row(error):
                 raise
+            if len(batch) == 1 and locked:  # what hangs together with it is locked, a workflow perhaps
+                self._put_aside(batch)
+                return []
             if len(batch) == 1:
                 return self._refuse(*batch[0], error)
             middle = len(batch) // 2
             return [batch[middle:], batch[:middle]]
         return []
+
+    def _without_locked(self, batch: list[Entry]) -> list[Entry]:
+        """Set those aside whose rows are locked; returns the others."""
+        locked = self._run(locked_jobs(self._queries, [held.job.id for held, _ in batch]))
+        self._put_aside([entry for entry in batch if entry[0].job.id in locked])
+        return [entry for entry in batch if entry[0].job.id not in locked]
+
+    def _put_aside(self, entries: list[Entry]) -> None:
+        if entries and not self._set_aside:
+            self._aside_until = time.monotonic() + self._aside_seconds
+            logger.warning("job %s is locked by another session: its outcome waits", entries[0][0].job.id)
+        self._set_aside += entries
+
+    def _look_at_set_aside(self) -> None:
+        aside, now = self._set_aside, time.monotonic()
+        if not aside:
+            self._aside_seconds = LEAST_ASIDE_SECONDS
+        elif now >= self._aside_until:
+            self._aside_seconds = min(2 * self._aside_seconds, MOST_ASIDE_SECONDS)
+            self._aside_until = now + self._aside_seconds
+            locked = self._run(locked_jobs(self._queries, [held.job.id for held, _ in aside]))
+            self._entries.extendleft([entry for entry in reversed(aside) if entry[0].job.id not in locked])
+            self._set_aside = [entry for entry in aside if entry[0].job.id in locked]
 
     def _record(self, batch: list[Entry]) -> None:
         begun = [held for held, _ in batch]

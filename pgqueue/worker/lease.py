@@ -102,15 +102,17 @@ class Lease:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and mark the worker as stopped; it must hold no job any more."""
+        """End the thread and sign the worker off; what it still holds is given back by others."""
         self._stopping = True
         self._beat_now.set()
         self._thread.join()
         _own_workers.discard(self.worker_id or 0)
         try:
             connection = self._connection or self._connect()
-            if self.worker_id is not None:
-                run(connection, stop_worker(self._queries, self.worker_id, self._figures()[1]))
+            if self.worker_id is not None and not run(
+                connection, stop_worker(self._queries, self.worker_id, self._figures()[1])
+            ):
+                logger.warning("signed off with jobs in hand; another worker gives them back")
             connection.close()
         except psycopg.Error as error:
             logger.warning("could not sign off; the lease will run out: %s", str(error).strip())

@@ -383,6 +383,51 @@ def test_the_sessions_of_a_dead_worker_end_with_it_and_free_its_rows(store: Stor
     stranger.close()
 
 
+def test_a_job_whose_row_is_locked_is_rescued_later_and_keeps_no_other_from_it(store: Store) -> None:
+    dead = store.worker()
+    ids = store.enqueue_many(3)
+    store.record(store.claim(dead)[:1])
+    store.expire(dead)
+    rescued = "select rescued_at is not null from pgqueue.workers"
+    with psycopg.connect(store.dsn) as other:
+        other.execute("select 1 from pgqueue.live_jobs where id = %s for update", [ids[1]])
+        assert store.rescue() == {ids[0]: "available", ids[2]: "available"}
+        assert store.rescue() == {}
+        assert not store.value(rescued)
+    assert store.rescue() == {ids[1]: "available"}
+    assert store.value(rescued)
+
+
+def test_a_worker_that_signs_off_with_jobs_in_hand_is_rescued_at_once(store: Store) -> None:
+    worker = store.worker()
+    job_id = store.enqueue()
+    store.claim(worker)
+    assert not store.run(workers.stop_worker(store.queries, worker, 7))
+    assert store.rows("select stopped_at, finished from pgqueue.workers") == [(None, 7)]
+    assert store.rescue() == {job_id: "available"}
+
+
+def test_a_worker_that_has_signed_off_claims_no_more(store: Store) -> None:
+    worker = store.worker()
+    store.enqueue()
+    assert store.run(workers.stop_worker(store.queries, worker, 0))
+    with pytest.raises(psycopg.Error, match="has stopped"):
+        store.claim(worker)
+
+
+def test_a_claim_that_is_under_way_at_the_sign_off_is_given_back(store: Store) -> None:
+    worker = store.worker()
+    job_id = store.enqueue()
+    claiming, watching = store.session(), store.session()
+    claiming.rows("begin")
+    claiming.claim(worker)
+    stopping = store.start(lambda: store.run(workers.stop_worker(store.queries, worker, 0)), watching)
+    assert not stopping.done()
+    claiming.rows("commit")
+    assert not stopping.result(30)
+    assert store.rescue() == {job_id: "available"}
+
+
 def test_a_worker_that_signed_off_is_not_rescued(store: Store) -> None:
     worker = store.worker()
     store.run(workers.stop_worker(store.queries, worker, 0))

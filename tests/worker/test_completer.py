@@ -177,3 +177,50 @@ def test_what_cannot_be_written_before_the_end_is_told(writing: Writing) -> None
     assert not writing.completer.stop(60.0)
     assert writing.completer.pending == 1
     assert writing.states(held) == ["running"]
+
+
+def test_a_locked_row_keeps_nothing_else_from_being_written(writing: Writing, caplog: pytest.LogCaptureFixture) -> None:
+    held = writing.claim(10)
+    late = writing.claim(10)
+    recorded: list[str] = []
+    begin = writing.claim(2)
+    with psycopg.connect(writing.store.dsn) as other:
+        stuck = [held[5], held[6], late[3], begin[0]]
+        other.execute("select 1 from pgqueue.live_jobs where id = any (%s) for update", [[s.job.id for s in stuck]])
+        writing.succeed(held)
+        writing.completer.put_progress(held[5].job.id, held[5].token, '{"n": 1}')
+        writing.completer.start()
+        writing.until_ended([one for one in held if one not in stuck])
+        writing.completer.put([(one, ("failed", "{}", None)) for one in late])
+        writing.completer.record(begin, lambda _, ours: recorded.extend(ours))
+        writing.until_ended([one for one in late if one not in stuck])
+        wait_until(lambda: recorded == [begin[1].job.id], what="what is free begins")
+        wait_until(lambda: writing.completer.pending == 4)
+        assert writing.states(stuck) == ["running"] * 4
+    wait_until(lambda: not writing.completer.pending)
+    assert writing.states(stuck) == ["succeeded", "succeeded", "failed", "running"]
+    assert recorded == [begin[1].job.id, begin[0].job.id]
+    assert "is locked by another session" in caplog.text
+
+
+def test_what_hangs_together_with_a_locked_row_is_found_by_halving(writing: Writing) -> None:
+    store = writing.store
+    store.rows("create table public.busy (id uuid primary key)")
+    store.rows(
+        """create function public.touch() returns trigger language plpgsql as $$
+           begin perform 1 from public.busy b where b.id = new.id for update; return new; end $$"""
+    )
+    store.rows(
+        """create trigger touch before insert on pgqueue.finished_jobs
+           for each row execute function public.touch()"""
+    )
+    held = writing.claim(4)
+    store.rows("insert into public.busy values (%s)", [held[2].job.id])
+    with psycopg.connect(store.dsn) as other:
+        other.execute("select 1 from public.busy for update")
+        writing.succeed(held)
+        writing.completer.start()
+        writing.until_ended([one for one in held if one is not held[2]])
+        assert writing.states(held)[2] == "running"
+    writing.until_ended(held)
+    assert writing.states(held) == ["succeeded"] * 4
