@@ -409,10 +409,12 @@ begin
     select p_workflow_id, n.id, n.waits, p_settle_id, 'order', 'ignore'
     from unnest(p_ids, p_compensates, p_waits) n (id, compensates, waits) where n.compensates is not null;
     with recursive above as (
-        select n.id, n.compensates as step_id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is not null
+        select n.id, n.compensates as step_id from unnest(p_ids, p_compensates) n (id, compensates)
+        where n.compensates is not null
         union
         select a.id, e.parent_id
-        from above a join pgqueue.workflow_edges e on e.workflow_id = p_workflow_id and e.child_id = a.step_id and e.kind <> 'error'
+        from above a
+        join pgqueue.workflow_edges e on e.workflow_id = p_workflow_id and e.child_id = a.step_id and e.kind <> 'error'
     ), before as (
         select distinct c.job_id, c.total, a.id
         from above a
@@ -421,7 +423,8 @@ begin
         where c.job_id <> all (p_ids)
     ), wait as (
         insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-        select p_workflow_id, b.job_id, b.total - 1 + row_number() over (partition by b.job_id order by b.id), b.id, 'order', 'ignore'
+        select p_workflow_id, b.job_id,
+               b.total - 1 + row_number() over (partition by b.job_id order by b.id), b.id, 'order', 'ignore'
         from before b
     )
     update pgqueue.workflow_joins j set total = j.total + b.added, remaining = j.remaining + b.added
@@ -497,8 +500,10 @@ begin
         if not v_locked then
             v_locked := true;
             v_falls := v_falls or not v_succeeded
-                and exists (select from pgqueue.workflow_results r where r.job_id = any (v_parents) and r.state <> 'succeeded');
-            if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run <> 'deadline') then
+                and exists (select from pgqueue.workflow_results r
+                            where r.job_id = any (v_parents) and r.state <> 'succeeded');
+            if v_falls or exists (select from pgqueue.workflow_joins j
+                                  where j.job_id = any (v_children) and j.run <> 'deadline') then
                 perform pgqueue.lock_below(v_children);
             end if;
         end if;
@@ -509,22 +514,26 @@ begin
             update pgqueue.workflow_joins j set remaining = j.remaining - a.ended
             from (select e.child_id, count(*) as ended
                   from unnest(v_parents) p (id)
-                  cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = p.id offset 0) e
+                  cross join lateral (select d.child_id from pgqueue.workflow_edges d
+                                      where d.parent_id = p.id offset 0) e
                   where cardinality(v_children) = v_all or e.child_id = any (v_children)
                   group by e.child_id) a
             where j.job_id = a.child_id;
         else
             update pgqueue.workflow_joins j set
-                remaining = j.remaining - a.ended, skipped = j.skipped + case when a.refused then j.total else a.skipped end,
+                remaining = j.remaining - a.ended,
+                skipped = j.skipped + case when a.refused then j.total else a.skipped end,
                 cause_id = coalesce(j.cause_id, a.cause_id)
             from (
                 select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                        bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
                        (array_agg(r.job_id) filter (where case e.kind
                             when 'error' then r.state = 'failed' and not r.propagated
-                            else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
+                            else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired')
+                            end))[1] as cause_id
                 from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
-                where e.parent_id = any (v_parents) and (cardinality(v_children) = v_all or e.child_id = any (v_children))
+                where e.parent_id = any (v_parents)
+                  and (cardinality(v_children) = v_all or e.child_id = any (v_children))
                 group by e.child_id) a
             where j.job_id = a.child_id;
         end if;
@@ -597,13 +606,15 @@ begin
             select p_member_id as id
             union
             select e.child_id from stands_for s
-            cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = s.id and d.kind = 'value' offset 0) e
+            cross join lateral (select d.child_id from pgqueue.workflow_edges d
+                                where d.parent_id = s.id and d.kind = 'value' offset 0) e
             where exists (select from pgqueue.workflow_joins j
                           where j.job_id = e.child_id and j.run = 'pass' and j.state = 'waiting' offset 0)
         )
         select e.* into v_edge
         from stands_for s
-        cross join lateral (select d.* from pgqueue.workflow_edges d where d.parent_id = s.id and d.kind <> 'error' offset 0) e
+        cross join lateral (select d.* from pgqueue.workflow_edges d
+                            where d.parent_id = s.id and d.kind <> 'error' offset 0) e
         where exists (select from pgqueue.workflow_joins j
                       where j.job_id = e.child_id and j.inputs = 'list' and j.state = 'waiting' offset 0)
         order by e.child_id limit 1;
@@ -615,14 +626,16 @@ begin
         end if;
     end if;
     if v_edge.child_id is null then
-        raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
+        raise exception 'job % is no member of a chord that waits for it', p_member_id
+            using errcode = 'invalid_parameter_value';
     end if;
     update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = p_member_id;
     select e.position + 1 into v_place from pgqueue.workflow_edges e
     where e.workflow_id = v_edge.workflow_id and e.child_id = v_edge.child_id order by e.position desc limit 1;
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     values (v_edge.workflow_id, v_edge.child_id, v_place, p_last_id, v_edge.kind, v_edge.policy);
-    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_edge.child_id;
+    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1
+    where j.job_id = v_edge.child_id;
     return v_edge.workflow_id;
 end $function$;
 
@@ -663,9 +676,11 @@ begin
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, run)
     values (p_id, v_job.workflow_id, v_parents + 1, 1, v_job.step, 'pass')
     on conflict (job_id) do update set
-        state = 'waiting', total = excluded.total, remaining = 1, skipped = 0, cause_id = null, inputs = null, run = 'pass';
+        state = 'waiting', total = excluded.total, remaining = 1, skipped = 0, cause_id = null, inputs = null,
+        run = 'pass';
     update pgqueue.live_jobs j set
-        state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null, progress = null
+        state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null,
+        progress = null
     where j.id = p_id;
     return v_job.workflow_id;
 end $function$;
@@ -774,19 +789,22 @@ declare
     v_places text[] := '{}';        -- such as 5#2, l5
 begin
     if length(p_cron) > 1000 then
-        raise exception 'cron: at most 1000 characters are possible, got %', length(p_cron) using errcode = 'invalid_parameter_value';
+        raise exception 'cron: at most 1000 characters are possible, got %', length(p_cron)
+            using errcode = 'invalid_parameter_value';
     end if;
     if lower(p_cron) in ('@yearly', '@annually', '@monthly', '@weekly', '@daily', '@midnight', '@hourly') then
         return;
     end if;
     if p_cron !~ '^[ \tA-Za-z0-9*?,/#-]*$' then
         raise exception 'cron: five or six fields, or @hourly, @daily, @weekly, @monthly, @yearly are needed, got %',
-            quote_literal(regexp_replace(left(p_cron, 60), '[[:cntrl:]]', ' ', 'g')) using errcode = 'invalid_parameter_value';
+            quote_literal(regexp_replace(left(p_cron, 60), '[[:cntrl:]]', ' ', 'g'))
+            using errcode = 'invalid_parameter_value';
     end if;
     v_fields := regexp_split_to_array(btrim(lower(p_cron), E' \t'), '[ \t]+');
     if cardinality(v_fields) not in (5, 6) or p_cron ~ '^[ \t]*$' then
         raise exception 'cron: five fields (minute hour day month weekday) are needed, or six with seconds last, got %',
-            case when p_cron ~ '^[ \t]*$' then 0 else cardinality(v_fields) end using errcode = 'invalid_parameter_value';
+            case when p_cron ~ '^[ \t]*$' then 0 else cardinality(v_fields) end
+            using errcode = 'invalid_parameter_value';
     end if;
     for i in 1..cardinality(v_fields) loop
         v_field := v_fields[i];
@@ -811,16 +829,17 @@ begin
                     using errcode = 'invalid_parameter_value';
             end if;
             v_low := case when v_found[1] is null then v_found[2]::bigint else v_lows[i] end;
-            v_high := coalesce(v_found[3]::bigint, case when v_found[1] is null and v_found[4] is null then v_low else v_highs[i] end);
+            v_high := coalesce(
+                v_found[3]::bigint, case when v_found[1] is null and v_found[4] is null then v_low else v_highs[i] end);
             if v_low < v_lows[i] or v_high > v_highs[i] then
-                raise exception 'cron: %: % to % are possible, got %', v_names[i], v_lows[i], v_highs[i], quote_literal(v_part)
-                    using errcode = 'invalid_parameter_value';
+                raise exception 'cron: %: % to % are possible, got %',
+                    v_names[i], v_lows[i], v_highs[i], quote_literal(v_part) using errcode = 'invalid_parameter_value';
             elsif v_low > v_high then
                 raise exception 'cron: %: the range % ends before it begins', v_names[i], quote_literal(v_part)
                     using errcode = 'invalid_parameter_value';
             elsif v_found[4]::bigint not between 1 and v_highs[i] then
-                raise exception 'cron: %: a step of 1 to % is possible, got %', v_names[i], v_highs[i], quote_literal(v_part)
-                    using errcode = 'invalid_parameter_value';
+                raise exception 'cron: %: a step of 1 to % is possible, got %',
+                    v_names[i], v_highs[i], quote_literal(v_part) using errcode = 'invalid_parameter_value';
             end if;
             v_step := coalesce(v_found[4]::integer, 1);
             if i = 3 then
@@ -842,8 +861,8 @@ begin
                           where case when w.place like 'l%' then d.day > n.length - 7
                                      else (d.day - 1) / 7 + 1 = right(w.place, 1)::integer end))) then
         if v_any_weekday then
-            raise exception 'cron: day of month: no such month has a day %, so it never fires', (select min(d) from unnest(v_days_of_month) d)
-                using errcode = 'invalid_parameter_value';
+            raise exception 'cron: day of month: no such month has a day %, so it never fires',
+                (select min(d) from unnest(v_days_of_month) d) using errcode = 'invalid_parameter_value';
         end if;
         raise exception 'cron: % never fires', quote_literal(p_cron) using errcode = 'invalid_parameter_value';
     end if;
@@ -879,11 +898,16 @@ begin
         v_problem := 'every: 0.1 seconds to 3660 days are possible, months are not; use cron';
     elsif new.once_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
         v_problem := 'once_at: an instant between the years 1970 and 9000 is needed';
-    elsif new.solar is not null and new.solar !~ '^(dawn_astronomical|dawn_nautical|dawn_civil|sunrise|solar_noon|sunset|dusk_civil|dusk_nautical|dusk_astronomical) -?\d{1,2}(\.\d+)? -?\d{1,3}(\.\d+)?$' then
+    elsif new.solar is not null and new.solar !~
+            '^(dawn_astronomical|dawn_nautical|dawn_civil|sunrise|solar_noon|sunset|'
+            'dusk_civil|dusk_nautical|dusk_astronomical) -?\d{1,2}(\.\d+)? -?\d{1,3}(\.\d+)?$' then
         v_problem := 'solar: an event, latitude and longitude are needed, such as sunset 52.52 13.41';
     elsif abs(split_part(new.solar, ' ', 2)::numeric) > 90 or abs(split_part(new.solar, ' ', 3)::numeric) > 180 then
-        v_problem := 'solar: a latitude of -90 to 90 and a longitude of -180 to 180 degrees are needed, got ' || new.solar;
-    elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$' or (new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d' and new.timezone not in ('EST5EDT', 'CST6CDT', 'MST7MDT', 'PST8PDT')) then
+        v_problem := 'solar: a latitude of -90 to 90 and a longitude of -180 to 180 degrees are needed, got '
+                     || new.solar;
+    elsif new.timezone is null or new.timezone !~ '^[A-Za-z][A-Za-z0-9_+/-]{0,62}$'
+          or (new.timezone ~ '^[A-Za-z]{3,4}[+-]?\d'
+              and new.timezone not in ('EST5EDT', 'CST6CDT', 'MST7MDT', 'PST8PDT')) then
         v_problem := 'timezone: a name such as Europe/Berlin is needed';
     elsif new.start_at not between '1970-01-01 UTC' and '9000-01-01 UTC' then
         v_problem := 'start_at: an instant between the years 1970 and 9000 is needed';
@@ -922,7 +946,8 @@ begin
     end if;
     perform pgqueue.check_schedule_options(new.options);
     -- upsert_schedule asks for itself.
-    if (tg_op = 'INSERT' or new.task is distinct from old.task) and current_setting('pgqueue.check_task', true) is distinct from 'off' then
+    if (tg_op = 'INSERT' or new.task is distinct from old.task)
+       and current_setting('pgqueue.check_task', true) is distinct from 'off' then
         perform pgqueue.refuse_unknown(new.task);
     end if;
 
@@ -931,9 +956,11 @@ begin
         new.pause_reason := null;
     end if;
     if tg_op = 'INSERT'
-       or (new.cron, new.every, new.once_at, new.solar, new.match_both_days, new.timezone, new.start_at, new.end_at, new.anchor_at, new.enabled)
+       or (new.cron, new.every, new.once_at, new.solar, new.match_both_days, new.timezone,
+           new.start_at, new.end_at, new.anchor_at, new.enabled)
           is distinct from
-          (old.cron, old.every, old.once_at, old.solar, old.match_both_days, old.timezone, old.start_at, old.end_at, old.anchor_at, old.enabled)
+          (old.cron, old.every, old.once_at, old.solar, old.match_both_days, old.timezone,
+           old.start_at, old.end_at, old.anchor_at, old.enabled)
        or old.problem is not null then
         new.plan_from := v_now;
         new.next_run_at := null;
@@ -1012,21 +1039,26 @@ begin
         elsif v_name in ('countdown', 'expires', 'time_limit', 'soft_time_limit') then
             if v_name <> 'countdown' and v_kind = 'null' then
                 continue;
-            elsif v_kind <> 'number' or v_value::text::numeric not between (case when v_name like '%limit' then 0.001 else 0 end) and 315576000 then
-                v_wanted := case when v_name like '%limit' then 'seconds from 0.001' else 'seconds from 0' end || ' to 10 years are needed';
+            elsif v_kind <> 'number' or v_value::text::numeric not between
+                  (case when v_name like '%limit' then 0.001 else 0 end) and 315576000 then
+                v_wanted := case when v_name like '%limit' then 'seconds from 0.001' else 'seconds from 0' end
+                            || ' to 10 years are needed';
             end if;
         else
-            raise exception 'options: % is none of queue, priority, countdown, expires, headers, time_limit, soft_time_limit, max_retries, ignore_result',
+            raise exception 'options: % is none of queue, priority, countdown, expires, headers, time_limit, '
+                'soft_time_limit, max_retries, ignore_result',
                 quote_literal(left(v_name, 60)) using errcode = 'invalid_parameter_value',
-                hint = 'Each tick makes a job of its own, whose eta is the tick; link and link_error are given to upsert() of Python.';
+                hint = 'Each tick makes a job of its own, whose eta is the tick; '
+                    'link and link_error are given to upsert() of Python.';
         end if;
         if v_wanted is not null then
-            raise exception 'options: %: %, got %', v_name, v_wanted, left(v_value::text, 60) using errcode = 'invalid_parameter_value';
+            raise exception 'options: %: %, got %', v_name, v_wanted, left(v_value::text, 60)
+                using errcode = 'invalid_parameter_value';
         end if;
     end loop;
     if (p_options ->> 'soft_time_limit')::numeric > (p_options ->> 'time_limit')::numeric then
-        raise exception 'options: soft_time_limit: % s is longer than time_limit (% s)', p_options ->> 'soft_time_limit', p_options ->> 'time_limit'
-            using errcode = 'invalid_parameter_value';
+        raise exception 'options: soft_time_limit: % s is longer than time_limit (% s)',
+            p_options ->> 'soft_time_limit', p_options ->> 'time_limit' using errcode = 'invalid_parameter_value';
     end if;
 end $function$;
 
@@ -1128,44 +1160,49 @@ begin
         perform pg_notify('pgqueue/schedules', '');
     end if;
 
-    select d.* into v_newest from pgqueue.schedule_declarations d where d.owner = p_owner order by d.declared_at desc limit 1;
+    select d.* into v_newest from pgqueue.schedule_declarations d
+    where d.owner = p_owner order by d.declared_at desc limit 1;
     if v_newest.fingerprint <> p_fingerprint
        and (json_array_length(p_entries) = 0
-            or exists (select from pgqueue.schedule_declarations d where d.owner = p_owner and d.fingerprint = p_fingerprint))
+            or exists (select from pgqueue.schedule_declarations d
+                       where d.owner = p_owner and d.fingerprint = p_fingerprint))
        and exists (select from pgqueue.workers w
                    where w.schedules = p_owner || '/' || v_newest.fingerprint
-                     and coalesce(w.stopped_at + interval '1 minute', w.heartbeat_at + interval '10 minutes') > v_now) then
+                     and coalesce(w.stopped_at + interval '1 minute', w.heartbeat_at + interval '10 minutes')
+                         > v_now) then
         return query select null::text, 'older';
         return;
     end if;
     if v_newest.fingerprint is distinct from p_fingerprint then
-        insert into pgqueue.schedule_declarations as d (owner, fingerprint, declared_at) values (p_owner, p_fingerprint, v_now)
+        insert into pgqueue.schedule_declarations as d (owner, fingerprint, declared_at)
+        values (p_owner, p_fingerprint, v_now)
         on conflict on constraint schedule_declarations_pkey do update set declared_at = excluded.declared_at;
     end if;
 
-    for v_entry in select e.name, e.declaration, e.task, e.args, e.kwargs, e.options, e.cron, e.every, e.once_at, e.solar,
-                          e.match_both_days, e.timezone, e.start_at, e.end_at, e.anchor_at, e.jitter, e.catch_up,
-                          e.catch_up_limit, e.starting_deadline, e.overlap
+    for v_entry in select e.name, e.declaration, e.task, e.args, e.kwargs, e.options, e.cron, e.every, e.once_at,
+                          e.solar, e.match_both_days, e.timezone, e.start_at, e.end_at, e.anchor_at, e.jitter,
+                          e.catch_up, e.catch_up_limit, e.starting_deadline, e.overlap
                    from json_to_recordset(p_entries) e (
                        name text, declaration text, task text, args json, kwargs json, options jsonb, cron text,
                        every double precision, once_at timestamptz, solar text, match_both_days boolean, timezone text,
-                       start_at timestamptz, end_at timestamptz, anchor_at timestamptz, jitter double precision, catch_up text,
-                       catch_up_limit integer, starting_deadline double precision, overlap text)
+                       start_at timestamptz, end_at timestamptz, anchor_at timestamptz, jitter double precision,
+                       catch_up text, catch_up_limit integer, starting_deadline double precision, overlap text)
     loop
         select s.* into v_found from pgqueue.schedules s where s.name = v_entry.name for update;
         if v_found.id is not null and v_found.owner is distinct from p_owner then
             return query select v_entry.name, 'taken by ' || coalesce(v_found.owner, 'nobody''s code');
             continue;
         end if;
-        if v_entry.once_at < v_now - interval '1 minute' and v_found.declaration is distinct from v_entry.declaration then
+        if v_entry.once_at < v_now - interval '1 minute'
+           and v_found.declaration is distinct from v_entry.declaration then
             return query select v_entry.name, 'over'::text;
             continue;
         end if;
         if v_found.id is null or v_found.declaration is distinct from v_entry.declaration then
             begin
                 v_id := pgqueue.upsert_schedule(
-                    v_entry.name, v_entry.task, v_entry.cron, make_interval(secs => v_entry.every), v_entry.once_at, v_entry.args,
-                    v_entry.kwargs, v_entry.options, v_entry.timezone, v_entry.start_at, v_entry.end_at,
+                    v_entry.name, v_entry.task, v_entry.cron, make_interval(secs => v_entry.every), v_entry.once_at,
+                    v_entry.args, v_entry.kwargs, v_entry.options, v_entry.timezone, v_entry.start_at, v_entry.end_at,
                     make_interval(secs => v_entry.jitter), v_entry.catch_up, v_entry.catch_up_limit,
                     make_interval(secs => v_entry.starting_deadline), v_entry.overlap, check_task => false,
                     solar => v_entry.solar, match_both_days => v_entry.match_both_days, anchor_at => v_entry.anchor_at);
@@ -1182,7 +1219,8 @@ begin
             return query select v_entry.name, 'resumed'::text;
         end if;
         if not (v_entry.task = any (p_tasks) or pgqueue.task_is_known(v_entry.task)) then
-            update pgqueue.schedules s set problem = 'unknown task', wake_at = null, next_run_at = null where s.name = v_entry.name;
+            update pgqueue.schedules s set problem = 'unknown task', wake_at = null, next_run_at = null
+            where s.name = v_entry.name;
             return query select v_entry.name, 'parked'::text;
         end if;
     end loop;
@@ -1213,10 +1251,10 @@ begin
         perform set_config('transaction_timeout', '30000', true);
     end if;
     return query
-    select s.id, s.name, s.cron, extract(epoch from s.every)::double precision, s.once_at, s.solar, s.match_both_days, s.timezone,
-           s.start_at, s.end_at, coalesce(s.anchor_at, s.start_at, s.created_at), s.catch_up, s.catch_up_limit,
-           extract(epoch from s.starting_deadline)::double precision, s.overlap, s.plan_from, s.next_run_at, s.last_run_at,
-           s.queued_at,
+    select s.id, s.name, s.cron, extract(epoch from s.every)::double precision, s.once_at, s.solar, s.match_both_days,
+           s.timezone, s.start_at, s.end_at, coalesce(s.anchor_at, s.start_at, s.created_at), s.catch_up,
+           s.catch_up_limit, extract(epoch from s.starting_deadline)::double precision, s.overlap, s.plan_from,
+           s.next_run_at, s.last_run_at, s.queued_at,
            s.overlap <> 'allow' and exists (select from pgqueue.live_jobs j where j.id = s.last_job_id), v_now
     from pgqueue.schedules s
     where s.wake_at <= v_now and s.wake_at > coalesce(v_now - make_interval(secs => p_window), '-infinity')
@@ -1255,7 +1293,8 @@ begin
                 perform pgqueue.end_steps(array[v_timer.id], 'succeeded', null, null, false, v_kept);
             else
                 perform pgqueue.end_steps(array[v_timer.id], 'failed', null, json_build_object(
-                    'type', 'pgqueue.errors.EventTimeout', 'message', format('%s: nobody resolved it in time', coalesce(v_timer.step, 'event')))::text,
+                    'type', 'pgqueue.errors.EventTimeout',
+                    'message', format('%s: nobody resolved it in time', coalesce(v_timer.step, 'event')))::text,
                     false, v_kept);
             end if;
             perform pgqueue.advance_from(array[v_timer.id], null, v_kept);
@@ -1286,11 +1325,11 @@ begin
         delete from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'running' returning j.*
     ), kept as (
         insert into pgqueue.finished_jobs (
-            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
-            args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
-        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
-               g.task, g.args, g.kwargs, g.headers, g.options, d.result, p_error::json, g.root_id, g.parent_id,
-               g.workflow_id, g.step
+            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue,
+            task, args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
+        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost,
+               p_state, g.queue, g.task, g.args, g.kwargs, g.headers, g.options, d.result, p_error::json, g.root_id,
+               g.parent_id, g.workflow_id, g.step
         from gone g left join lateral (
             select r.result from pgqueue.workflow_results r where r.job_id = g.id offset 0) d on true
     )
@@ -1323,7 +1362,8 @@ begin
             v_ended := v_ended + 1;
         exception
             when lock_not_available then
-                update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds' where j.id = v_id;
+                update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds'
+                where j.id = v_id;
             when others then
                 raise warning 'timer % cannot end now: %', v_id, sqlerrm;
                 update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '1 minute' where j.id = v_id;
@@ -1457,14 +1497,18 @@ declare
     v record;
     e record;
 begin
-    select array_agg(x.parent + 1 order by x.child, x.position) as parents, array_agg(x.child + 1 order by x.child, x.position) as children,
-           array_agg(x.position order by x.child, x.position) as positions, array_agg(x.kind order by x.child, x.position) as kinds,
+    select array_agg(x.parent + 1 order by x.child, x.position) as parents,
+           array_agg(x.child + 1 order by x.child, x.position) as children,
+           array_agg(x.position order by x.child, x.position) as positions,
+           array_agg(x.kind order by x.child, x.position) as kinds,
            array_agg(x.policy order by x.child, x.position) as policies
     into e
-    from (select (y ->> 0)::integer as parent, (y ->> 1)::integer as child, (y ->> 2)::integer as position, y ->> 3 as kind, y ->> 4 as policy
+    from (select (y ->> 0)::integer as parent, (y ->> 1)::integer as child, (y ->> 2)::integer as position,
+                 y ->> 3 as kind, y ->> 4 as policy
           from jsonb_array_elements(p_linked -> 'edges') y) x;
     select array_agg(t.s ->> 'task' order by t.n) as tasks, array_agg(t.s ->> 'queue' order by t.n) as queues,
-           array_agg((t.s ->> 'priority')::smallint order by t.n) as priorities, array_agg(t.s ->> 'args' order by t.n) as args,
+           array_agg((t.s ->> 'priority')::smallint order by t.n) as priorities,
+           array_agg(t.s ->> 'args' order by t.n) as args,
            array_agg(t.s ->> 'kwargs' order by t.n) as kwargs, array_agg(t.s ->> 'headers' order by t.n) as headers,
            array_agg(t.s ->> 'options' order by t.n) as options,
            array_agg((t.s ->> 'delay')::double precision order by t.n) as delays,
@@ -1475,19 +1519,22 @@ begin
            array_agg((select v_ids[u.parent] from unnest(e.parents, e.children, e.positions) u (parent, child, position)
                       where u.child = t.n order by u.position desc limit 1) order by t.n) as parent_ids,
            array_agg(t.s ->> 'inputs' order by t.n) as inputs, array_agg(t.s ->> 'run' order by t.n) as runs,
-           array_agg((select count(*)::integer from unnest(e.children) u (child) where u.child = t.n) order by t.n) as waits
+           array_agg((select count(*)::integer from unnest(e.children) u (child)
+                      where u.child = t.n) order by t.n) as waits
     into v
     from jsonb_array_elements(p_first || (p_linked -> 'steps')) with ordinality t (s, n);
     perform pgqueue.enqueue_workflow(
-        p_workflow_id => pgqueue.new_job_id(), p_name => null, p_keep => make_interval(secs => (p_linked ->> 'keep')::double precision),
+        p_workflow_id => pgqueue.new_job_id(), p_name => null,
+        p_keep => make_interval(secs => (p_linked ->> 'keep')::double precision),
         p_deadline_in => null, p_existing => false, p_ids => v_ids, p_tasks => v.tasks, p_queues => v.queues,
-        p_priorities => v.priorities, p_args => v.args, p_kwargs => v.kwargs, p_headers => v.headers, p_options => v.options,
-        p_delays => v.delays, p_etas => v.etas, p_expires_in => v.expires_in, p_expires_at => v.expires_at,
-        p_root_ids => v.root_ids, p_parent_ids => v.parent_ids, p_own_ids => null, p_steps => null, p_inputs => v.inputs,
-        p_runs => v.runs, p_compensates => null, p_waits => v.waits,
+        p_priorities => v.priorities, p_args => v.args, p_kwargs => v.kwargs, p_headers => v.headers,
+        p_options => v.options, p_delays => v.delays, p_etas => v.etas, p_expires_in => v.expires_in,
+        p_expires_at => v.expires_at, p_root_ids => v.root_ids, p_parent_ids => v.parent_ids, p_own_ids => null,
+        p_steps => null, p_inputs => v.inputs, p_runs => v.runs, p_compensates => null, p_waits => v.waits,
         p_children => array (select v_ids[u] from unnest(e.children) with ordinality o (u, n) order by o.n),
         p_parents => array (select v_ids[u] from unnest(e.parents) with ordinality o (u, n) order by o.n),
-        p_positions => e.positions, p_kinds => e.kinds, p_policies => e.policies, p_group_ids => null, p_group_members => null);
+        p_positions => e.positions, p_kinds => e.kinds, p_policies => e.policies,
+        p_group_ids => null, p_group_members => null);
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.enqueue_ticks(p_schedules bigint[], p_ticks timestamp with time zone[], p_jobs uuid[])
@@ -1498,20 +1545,29 @@ AS $function$
 declare
     v record;
 begin
-    select array_agg(t.job) as ids, array_agg(s.task) as tasks, array_agg(coalesce(s.options ->> 'queue', 'default')) as queues,
+    select array_agg(t.job) as ids, array_agg(s.task) as tasks,
+           array_agg(coalesce(s.options ->> 'queue', 'default')) as queues,
            array_agg(coalesce((s.options ->> 'priority')::smallint, 0::smallint)) as priorities,
            array_agg(nullif(s.args::text, '[]')) as args, array_agg(nullif(s.kwargs::text, '{}')) as kwargs,
            array_agg((coalesce(s.options -> 'headers', '{}') || jsonb_build_object('schedule', s.name)
                       || case when t.tick is null then '{}'
-                         else jsonb_build_object('scheduled_for', to_char(t.tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')) end)::text) as headers,
-           array_agg(nullif((s.options - '{queue,priority,countdown,expires,headers,linked}'::text[])::text, '{}')) as options,
+                         else jsonb_build_object(
+                             'scheduled_for', to_char(t.tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'))
+                         end)::text) as headers,
+           array_agg(nullif((s.options - '{queue,priority,countdown,expires,headers,linked}'::text[])::text,
+                            '{}')) as options,
            -- The same tick waits equally long, whoever fires it.
            array_agg(case when s.jitter > interval '0' or s.options ? 'countdown' then
-                         coalesce(t.tick, clock_timestamp()) + make_interval(secs => coalesce((s.options ->> 'countdown')::double precision, 0))
-                         + s.jitter * coalesce((hashtextextended(s.id || '/' || extract(epoch from t.tick), 0) & 2147483647) / 2147483648.0, 0)
+                         coalesce(t.tick, clock_timestamp())
+                         + make_interval(secs => coalesce((s.options ->> 'countdown')::double precision, 0))
+                         + s.jitter * coalesce(
+                             (hashtextextended(s.id || '/' || extract(epoch from t.tick), 0) & 2147483647)
+                             / 2147483648.0, 0)
                      end) as etas,
-           array_agg(case jsonb_typeof(s.options -> 'expires') when 'number' then (s.options ->> 'expires')::double precision end) as expires_in,
-           array_agg(case jsonb_typeof(s.options -> 'expires') when 'string' then (s.options ->> 'expires')::timestamptz end) as expires_at,
+           array_agg(case jsonb_typeof(s.options -> 'expires')
+                          when 'number' then (s.options ->> 'expires')::double precision end) as expires_in,
+           array_agg(case jsonb_typeof(s.options -> 'expires')
+                          when 'string' then (s.options ->> 'expires')::timestamptz end) as expires_at,
            array_agg(s.options -> 'linked') as linked, bool_or(s.options ? 'linked') as any_linked,
            bool_or(not s.options ? 'linked') as any_plain
     into v
@@ -1520,20 +1576,21 @@ begin
     if v.any_linked and v.any_plain then
         perform pgqueue.enqueue_ticks(x.schedules, x.ticks, x.jobs)
         from (select array_agg(u.schedule) as schedules, array_agg(u.tick) as ticks, array_agg(u.job) as jobs
-              from unnest(p_schedules, p_ticks, p_jobs) u (schedule, tick, job) join pgqueue.schedules s on s.id = u.schedule
+              from unnest(p_schedules, p_ticks, p_jobs) u (schedule, tick, job)
+              join pgqueue.schedules s on s.id = u.schedule
               group by s.options ? 'linked') x;
     elsif v.any_linked then
         for i in 1..cardinality(v.ids) loop
             perform pgqueue.enqueue_linked(
                 v.ids[i], v.linked[i],
                 jsonb_build_object(
-                    'task', v.tasks[i], 'queue', v.queues[i], 'priority', v.priorities[i], 'args', v.args[i], 'kwargs', v.kwargs[i],
-                    'headers', v.headers[i], 'options', v.options[i], 'eta', v.etas[i], 'expires_in', v.expires_in[i],
-                    'expires_at', v.expires_at[i]));
+                    'task', v.tasks[i], 'queue', v.queues[i], 'priority', v.priorities[i], 'args', v.args[i],
+                    'kwargs', v.kwargs[i], 'headers', v.headers[i], 'options', v.options[i], 'eta', v.etas[i],
+                    'expires_in', v.expires_in[i], 'expires_at', v.expires_at[i]));
         end loop;
     elsif v.ids is not null then
-        perform pgqueue.enqueue_jobs(v.ids, v.tasks, v.queues, v.priorities, v.args, v.kwargs, v.headers, v.options, null,
-                                     v.etas, v.expires_in, v.expires_at, null, null);
+        perform pgqueue.enqueue_jobs(v.ids, v.tasks, v.queues, v.priorities, v.args, v.kwargs, v.headers, v.options,
+                                     null, v.etas, v.expires_in, v.expires_at, null, null);
     end if;
 end $function$;
 
@@ -1560,8 +1617,10 @@ begin
         update pgqueue.workflows w set additions = w.additions + 1
         where w.id = p_workflow_id
           and (w.cancelled_at is null
-               or exists (select from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
-                          where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop is cancelled below
+               or exists (select from pgqueue.workflow_edges e
+                          join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
+                          where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop
+                                                             -- is cancelled below
         returning w.additions, w.settle_id, w.deadline_id into v_place, v_settle, v_deadline;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
@@ -1570,8 +1629,8 @@ begin
         select n.name into v_taken from pgqueue.workflow_names n
         where n.workflow_id = p_workflow_id and n.name = any (p_steps) order by n.name limit 1;
         if v_taken is not null then
-            raise exception 'step %: the name is used twice, workflow % has a step of this name', quote_literal(v_taken), p_workflow_id
-                using errcode = 'invalid_parameter_value';
+            raise exception 'step %: the name is used twice, workflow % has a step of this name',
+                quote_literal(v_taken), p_workflow_id using errcode = 'invalid_parameter_value';
         end if;
         if v_settle is null and p_compensates is not null then
             v_settle := pgqueue.add_settle(p_workflow_id, p_queues[1]);
@@ -1582,8 +1641,10 @@ begin
         perform pgqueue.lock_steps(v_outside) where v_outside <> '{}';
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
         if exists (select from unnest(v_outside) o (id)
-                   where not exists (select from pgqueue.live_jobs j where j.id = o.id and j.workflow_id = p_workflow_id)
-                     and not exists (select from pgqueue.workflow_results r where r.job_id = o.id and r.workflow_id = p_workflow_id)) then
+                   where not exists (select from pgqueue.live_jobs j
+                                      where j.id = o.id and j.workflow_id = p_workflow_id)
+                     and not exists (select from pgqueue.workflow_results r
+                                     where r.job_id = o.id and r.workflow_id = p_workflow_id)) then
             raise exception 'workflow %: a new step waits for one that it does not have', p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
@@ -1596,8 +1657,8 @@ begin
                 v_now + make_interval(secs => p_deadline_in));
     end if;
 
-    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs, headers,
-                                   options, root_id, parent_id, workflow_id, step, inputs)
+    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs,
+                                   headers, options, root_id, parent_id, workflow_id, step, inputs)
     select u.id, nextval('pgqueue.job_seq'), v_now, u.run_at, u.expires_at, u.priority,
            case when u.waits > 0 or u.run is not null or u.compensates is not null then 'waiting'
                 when u.run_at > v_now then 'scheduled' else 'available' end,
@@ -1605,17 +1666,20 @@ begin
            p_workflow_id, u.step, u.inputs
     from (
         select n.*, case when n.waits = 0 then coalesce(n.eta, v_now + make_interval(secs => n.delay)) end as run_at,
-               coalesce(n.expires_on, case when n.waits = 0 then v_now + make_interval(secs => n.expires_in) end) as expires_at
+               coalesce(n.expires_on,
+                        case when n.waits = 0 then v_now + make_interval(secs => n.expires_in) end) as expires_at
         from unnest(p_ids, p_tasks, p_queues, p_priorities, p_args, p_kwargs, p_headers, p_options, p_delays, p_etas,
-                    p_expires_in, p_expires_at, p_root_ids, p_parent_ids, p_steps, p_inputs, p_runs, p_compensates, p_waits)
-             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_on, root_id, parent_id,
-                step, inputs, run, compensates, waits)
+                    p_expires_in, p_expires_at, p_root_ids, p_parent_ids, p_steps, p_inputs, p_runs, p_compensates,
+                    p_waits)
+             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_on, root_id,
+                parent_id, step, inputs, run, compensates, waits)
     ) u;
     if exists (select from unnest(p_own_ids) o (id) where pgqueue.is_finished(o.id)) then
         raise exception 'task_id: a job with one of these ids is still kept' using errcode = 'unique_violation';
     end if;
 
-    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at, expires_in, compensates)
+    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at,
+                                        expires_in, compensates)
     select n.id, p_workflow_id, w.waits, w.waits, n.step, n.inputs, n.run, n.delay, n.eta, n.expires_in, n.compensates
     from unnest(p_ids, p_steps, p_inputs, p_runs, p_delays, p_etas, p_expires_in, p_compensates, p_waits)
          n (id, step, inputs, run, delay, eta, expires_in, compensates, waits)
@@ -1644,7 +1708,8 @@ begin
         insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, run)
         values (v_deadline, p_workflow_id, cardinality(p_ids), cardinality(p_ids), 'deadline');
         insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-        select p_workflow_id, v_deadline, n.place, n.id, 'order', 'ignore' from unnest(p_ids) with ordinality n (id, place);
+        select p_workflow_id, v_deadline, n.place, n.id, 'order', 'ignore'
+        from unnest(p_ids) with ordinality n (id, place);
     end if;
     perform pgqueue.wake_queues(array (select distinct q from unnest(p_queues) q));
 
@@ -1654,23 +1719,28 @@ begin
         end if;
         -- What waits for the end of everything also waits for the new steps.
         for v_last in
-            select j.job_id from pgqueue.workflow_joins j where j.job_id in (v_settle, v_deadline) order by j.job_id for update
+            select j.job_id from pgqueue.workflow_joins j
+            where j.job_id in (v_settle, v_deadline) order by j.job_id for update
         loop
             -- The deadline for compensations, too, and what is behind them; these wait for the settling themselves.
             v_awaited := case when v_last = v_deadline then v_added else array (
                 with recursive behind as (
                     select c.id from (
-                        select n.id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is not null
+                        select n.id from unnest(p_ids, p_compensates) n (id, compensates)
+                        where n.compensates is not null
                         union all
-                        select j.job_id from pgqueue.workflow_joins j where j.job_id = any (v_outside) and j.compensates is not null) c
+                        select j.job_id from pgqueue.workflow_joins j
+                        where j.job_id = any (v_outside) and j.compensates is not null) c
                     union
-                    select e.child from behind b join unnest(p_children, p_parents) e (child, parent) on e.parent = b.id)
+                    select e.child from behind b
+                    join unnest(p_children, p_parents) e (child, parent) on e.parent = b.id)
                 select n.id from unnest(p_ids) n (id) where n.id not in (select b.id from behind b)) end;
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
             select p_workflow_id, v_last, j.total + n.place::integer, n.id, 'order', 'ignore'
             from pgqueue.workflow_joins j, unnest(v_awaited) with ordinality n (id, place)
             where j.job_id = v_last and j.state = 'waiting';
-            update pgqueue.workflow_joins j set total = j.total + cardinality(v_awaited), remaining = j.remaining + cardinality(v_awaited)
+            update pgqueue.workflow_joins j set
+                total = j.total + cardinality(v_awaited), remaining = j.remaining + cardinality(v_awaited)
             where j.job_id = v_last and j.state = 'waiting';
             if not found and v_last = v_settle then
                 raise exception 'workflow %: it is over', p_workflow_id using errcode = 'invalid_parameter_value';
@@ -1836,7 +1906,8 @@ begin
         next_run_at = m.next, last_run_at = greatest(s.last_run_at, m.last), queued_at = m.queued, wake_at = m.wake,
         problem = m.problem, last_job_id = coalesce(j.job, s.last_job_id)
     from unnest(p_ids, p_next, p_last, p_queued, p_wake, p_problems) m (id, next, last, queued, wake, problem)
-    left join (select distinct on (f.schedule) f.schedule, f.job from unnest(v_schedules, v_ticks, v_jobs) f (schedule, tick, job)
+    left join (select distinct on (f.schedule) f.schedule, f.job
+               from unnest(v_schedules, v_ticks, v_jobs) f (schedule, tick, job)
                order by f.schedule, f.tick desc) j on j.schedule = m.id
     where s.id = m.id;
     return v_count;
@@ -1907,17 +1978,21 @@ begin
        and not exists (
            select from jsonb_to_recordset(p_linked -> 'steps') t (
                task text, queue text, priority smallint, args text, kwargs text, headers text, options text,
-               delay double precision, eta timestamptz, expires_in double precision, expires_at timestamptz, inputs text, run text)
-           where (t.task ~ '^[^[:cntrl:][:space:]]{1,255}$' and t.queue ~ '^[A-Za-z0-9_.:-]{1,128}$' and t.priority between 0 and 9
+               delay double precision, eta timestamptz, expires_in double precision, expires_at timestamptz,
+               inputs text, run text)
+           where (t.task ~ '^[^[:cntrl:][:space:]]{1,255}$' and t.queue ~ '^[A-Za-z0-9_.:-]{1,128}$'
+                  and t.priority between 0 and 9
                   and coalesce(json_typeof(t.args::json), 'array') = 'array'
                   and coalesce(json_typeof(t.kwargs::json), 'object') = 'object'
                   and coalesce(json_typeof(t.headers::json), 'object') = 'object'
                   and coalesce(json_typeof(t.options::json), 'object') = 'object'
                   and coalesce(t.delay, 0) between 0 and 315576000 and coalesce(t.expires_in, 0) between 0 and 315576000
-                  and coalesce(t.inputs, 'value') in ('value', 'list', 'error') and coalesce(t.run, 'gather') = 'gather') is not true)
+                  and coalesce(t.inputs, 'value') in ('value', 'list', 'error')
+                  and coalesce(t.run, 'gather') = 'gather') is not true)
        and not exists (
            select from jsonb_array_elements(p_linked -> 'edges') e
-           where ((e ->> 0)::integer between 0 and (e ->> 1)::integer - 1 and (e ->> 1)::integer <= v_count and (e ->> 2)::integer >= 0
+           where ((e ->> 0)::integer between 0 and (e ->> 1)::integer - 1 and (e ->> 1)::integer <= v_count
+                  and (e ->> 2)::integer >= 0
                   and e ->> 3 in ('value', 'order', 'error') and e ->> 4 in ('stop', 'value', 'ignore')) is not true)
        and (select count(distinct (e ->> 1, e ->> 2)) = count(*) and count(distinct e ->> 1) = v_count
             from jsonb_array_elements(p_linked -> 'edges') e);
@@ -2008,7 +2083,8 @@ begin
         cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = b.id offset 0) e
     )
     select array_agg(b.id) into v_ids from below b;
-    perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
+    perform 1 from pgqueue.workflow_joins j
+    where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgqueue.lock_steps(p_ids uuid[])
@@ -2028,9 +2104,11 @@ begin
     loop
         begin
             v_held := cardinality(array (select j.id from pgqueue.live_jobs j
-                                         where j.id = any (p_ids) and j.state || '' <> 'waiting' order by j.id for update));
+                                         where j.id = any (p_ids) and j.state || '' <> 'waiting'
+                                         order by j.id for update));
             perform pgqueue.lock_below(p_ids);
-            if v_held = (select count(*) from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'waiting') then
+            if v_held = (select count(*) from pgqueue.live_jobs j
+                         where j.id = any (p_ids) and j.state || '' <> 'waiting') then
                 perform 1 from pgqueue.live_jobs j where j.id = any (p_ids) order by j.id for update;
                 return;
             end if;
@@ -2128,7 +2206,8 @@ CREATE OR REPLACE FUNCTION pgqueue.mend_workflows()
  SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
-    v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
+    v_error constant json := json_build_object(
+        'type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
     v_missing uuid[];
     v_kept timestamptz;
 begin
@@ -2179,7 +2258,8 @@ begin
     with recursive above as (
         select e.child_id as id, e.parent_id, e.policy = 'stop' as stops
         from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
-        where e.workflow_id = p_workflow_id and e.child_id = any (p_again) and e.parent_id <> all (p_again) and e.kind <> 'error'
+        where e.workflow_id = p_workflow_id and e.child_id = any (p_again) and e.parent_id <> all (p_again)
+          and e.kind <> 'error'
           and j.compensates is null and j.run is distinct from 'settle' and j.run is distinct from 'deadline'
         union
         select a.id, e.parent_id, a.stops and e.policy = 'stop'
@@ -2195,7 +2275,8 @@ begin
         group by a.id, a.parent_id
     ), added as (
         insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-        select p_workflow_id, m.id, l.position + m.place, m.parent_id, 'order', case when m.stops then 'stop' else 'ignore' end
+        select p_workflow_id, m.id, l.position + m.place, m.parent_id, 'order',
+               case when m.stops then 'stop' else 'ignore' end
         from missing m cross join lateral (
             select max(e.position) as position from pgqueue.workflow_edges e
             where e.workflow_id = p_workflow_id and e.child_id = m.id) l
@@ -2285,8 +2366,9 @@ CREATE OR REPLACE FUNCTION pgqueue.refuse_unknown(p_task text)
 AS $function$
 begin
     if not pgqueue.task_is_known(p_task) then
-        raise exception 'task: % is registered neither here nor by any worker of this database', coalesce(quote_literal(left(p_task, 255)), 'NULL')
-            using errcode = 'invalid_parameter_value', hint = 'Start its worker first, or call upsert_schedule(…, check_task => false).';
+        raise exception 'task: % is registered neither here nor by any worker of this database',
+            coalesce(quote_literal(left(p_task, 255)), 'NULL') using errcode = 'invalid_parameter_value',
+            hint = 'Start its worker first, or call upsert_schedule(…, check_task => false).';
     end if;
 end $function$;
 
@@ -2300,8 +2382,10 @@ declare
     v_ids uuid[];
 begin
     if p_runs is not null then
-        v_ids := array (select n.id from unnest(p_ids, p_waits, p_runs) n (id, waits, run) where n.run is not null and n.waits = 0);
-        perform pgqueue.advance_from(pgqueue.release_steps(v_ids, coalesce(p_kept, 'infinity')), null, coalesce(p_kept, 'infinity'));
+        v_ids := array (select n.id from unnest(p_ids, p_waits, p_runs) n (id, waits, run)
+                        where n.run is not null and n.waits = 0);
+        perform pgqueue.advance_from(
+            pgqueue.release_steps(v_ids, coalesce(p_kept, 'infinity')), null, coalesce(p_kept, 'infinity'));
     end if;
 end $function$;
 
@@ -2371,7 +2455,8 @@ begin
         from (select n.job_id, n.run, n.expires_in, coalesce(n.run_at, v_now + make_interval(secs => n.delay)) as due
               from pgqueue.workflow_joins n
               where n.job_id = any (p_ids)
-                and (n.run is null or n.run = 'sleep' or n.run = 'wait' and n.event is null and (n.run_at is not null or n.delay is not null))) d
+                and (n.run is null or n.run = 'sleep'
+                     or n.run = 'wait' and n.event is null and (n.run_at is not null or n.delay is not null))) d
         where j.id = d.job_id and j.state || '' = 'waiting'
         returning j.queue, j.run_at
     )
@@ -2380,7 +2465,8 @@ begin
     perform pgqueue.wake_queues(v_queues);
 
     select count(*) filter (where j.run is not null),
-           array_agg(j.job_id order by j.job_id) filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
+           array_agg(j.job_id order by j.job_id)
+               filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
            array_agg(case j.run when 'wait' then j.event::text
                                 when 'gather' then (pgqueue.step_args(j.job_id, 'list', null) -> 0)::text
                                 else (pgqueue.step_args(j.job_id, 'value', null) -> -1)::text end order by j.job_id)
@@ -2507,17 +2593,20 @@ begin
     perform pgqueue.lock_steps(array[v_id]);
     select j.* into v_join from pgqueue.workflow_joins j where j.job_id = v_id and j.run = 'wait';
     if not found then
-        raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
+        raise exception 'event: workflow % waits for no event %',
+            resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif v_join.state = 'ended' or v_join.event is not null then
-        raise exception 'event: % of workflow % was resolved before, or its time is over', quote_literal(resolve.event), resolve.workflow_id
-            using errcode = 'invalid_parameter_value';
+        raise exception 'event: % of workflow % was resolved before, or its time is over',
+            quote_literal(resolve.event), resolve.workflow_id using errcode = 'invalid_parameter_value';
     elsif v_join.state = 'waiting' then
         update pgqueue.workflow_joins j set event = coalesce(resolve.value, 'null') where j.job_id = v_join.job_id;
         return;
     end if;
-    select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept from pgqueue.workflows w where w.id = resolve.workflow_id;
-    perform pgqueue.end_steps(array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);
+    select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept
+    from pgqueue.workflows w where w.id = resolve.workflow_id;
+    perform pgqueue.end_steps(
+        array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);
     perform pgqueue.advance_from(array[v_join.job_id], null, v_kept);
 end $function$;
 
@@ -2610,7 +2699,8 @@ begin
     perform pg_current_xact_id();
     for v_workflow in
         select w.* from pgqueue.workflows w
-        where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids)) order by w.id for update
+        where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids))
+        order by w.id for update
     loop
         v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
         v_ids := pgqueue.step_ids(v_workflow);
@@ -2659,7 +2749,8 @@ begin
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                    bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
-                   -- A parent that stays as it is still stops it, and is told of again if it is the callback that is to run again.
+                   -- A parent that stays as it is still stops it, and is told of again if it is the callback that is to
+                   -- run again.
                    (array_agg(r.job_id order by e.position) filter (where case e.kind
                         when 'error' then n.id = any (p_ids) and r.state = 'failed' and not r.propagated
                         else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
@@ -2669,33 +2760,35 @@ begin
         with gone as (
             delete from pgqueue.finished_jobs f where f.id = any (v_again) returning f.*
         ), lives as (
-            insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
-                                           attempt, root_id, parent_id, workflow_id, step, inputs)
+            insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers,
+                                           options, attempt, root_id, parent_id, workflow_id, step, inputs)
             select g.id, nextval('pgqueue.job_seq'), clock_timestamp(), g.priority,
-                   case when j.job_id is null then 'available' else 'waiting' end, g.queue, g.task, g.args, g.kwargs, g.headers,
-                   g.options, 0, g.root_id, g.parent_id, g.workflow_id, g.step, j.inputs
+                   case when j.job_id is null then 'available' else 'waiting' end, g.queue, g.task, g.args, g.kwargs,
+                   g.headers, g.options, 0, g.root_id, g.parent_id, g.workflow_id, g.step, j.inputs
             from gone g left join pgqueue.workflow_joins j on j.job_id = g.id
             returning id, state, queue
         )
         select count(*), array_agg(distinct queue) filter (where state = 'available') into v_count, v_queues from lives;
         if v_count < cardinality(v_again) then
-            raise exception 'workflow %: % of the steps to run again are kept no longer', v_workflow.id, cardinality(v_again) - v_count
-                using errcode = 'invalid_parameter_value';
+            raise exception 'workflow %: % of the steps to run again are kept no longer',
+                v_workflow.id, cardinality(v_again) - v_count using errcode = 'invalid_parameter_value';
         end if;
         perform pgqueue.wake_queues(v_queues);
         -- Those that a parent still stops, and compensations and callbacks that nothing calls for any more.
         v_ended := array (select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.cause_id is not null and j.inputs is distinct from 'error');
+                          where j.job_id = any (v_again) and j.cause_id is not null
+                            and j.inputs is distinct from 'error');
         if v_ended <> '{}' then
             perform pgqueue.advance_from(pgqueue.stop_steps(v_ended, v_kept), null, v_kept);
         end if;
-        v_ended := array (select j.job_id from pgqueue.workflow_joins j join pgqueue.workflow_results u on u.job_id = j.compensates
+        v_ended := array (select j.job_id from pgqueue.workflow_joins j
+                          join pgqueue.workflow_results u on u.job_id = j.compensates
                           where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
                             and (u.state <> 'succeeded' or not pgqueue.has_failed(v_workflow.id, v_workflow.settle_id))
                           union all
                           select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.inputs = 'error' and j.remaining = 0 and j.state = 'waiting'
-                            and j.cause_id is null);
+                          where j.job_id = any (v_again) and j.inputs = 'error' and j.remaining = 0
+                            and j.state = 'waiting' and j.cause_id is null);
         if v_ended <> '{}' then
             perform pgqueue.end_steps(v_ended, 'skipped', null, null, false, v_kept);
             perform pgqueue.advance_from(v_ended, null, v_kept);
@@ -2773,7 +2866,8 @@ declare
 begin
     -- One that still runs keeps its place: ticks that may not overlap wait for it.
     update pgqueue.schedules s set last_job_id = case
-            when s.overlap <> 'allow' and exists (select from pgqueue.live_jobs j where j.id = s.last_job_id) then s.last_job_id
+            when s.overlap <> 'allow' and exists (select from pgqueue.live_jobs j where j.id = s.last_job_id)
+                then s.last_job_id
             else v_job end
     where s.name = run_schedule.name returning s.id into v_id;
     if v_id is null then
@@ -2858,14 +2952,16 @@ begin
     if p_inputs = 'value' or p_inputs = 'args' then
         select string_agg(v.value, ', ' order by v.place) into v_head from pgqueue.step_values(p_id) v;
     elsif p_inputs = 'list' then
-        select '[' || coalesce(string_agg(v.value, ', ' order by v.place), '') || ']' into v_head from pgqueue.step_values(p_id) v;
+        select '[' || coalesce(string_agg(v.value, ', ' order by v.place), '') || ']' into v_head
+        from pgqueue.step_values(p_id) v;
     elsif p_inputs = 'error' then
-        select json_build_object('task_id', r.job_id, 'task', f.task, 'args', f.args, 'kwargs', f.kwargs, 'error', r.error,
-                                 'traceback', f.traceback)::text
+        select json_build_object('task_id', r.job_id, 'task', f.task, 'args', f.args, 'kwargs', f.kwargs, 'error',
+                                 r.error, 'traceback', f.traceback)::text
         into v_head
         from pgqueue.workflow_joins j
         join pgqueue.workflow_results r on r.job_id = j.cause_id
-        left join lateral (select k.task, k.args, k.kwargs, k.traceback from pgqueue.finished_jobs k where k.id = r.job_id limit 1) f on true
+        left join lateral (select k.task, k.args, k.kwargs, k.traceback from pgqueue.finished_jobs k
+                           where k.id = r.job_id limit 1) f on true
         where j.job_id = p_id;
     end if;
     return case when v_head is null then p_args
@@ -2924,7 +3020,8 @@ begin
         where d.workflow_id = j.workflow_id and d.child_id = j.job_id and d.kind = 'value'
         order by d.workflow_id, d.child_id, d.position offset 0) e
     left join lateral (
-        select o.step, o.state, o.result, o.error from pgqueue.workflow_results o where o.job_id = e.parent_id offset 0) r on true
+        select o.step, o.state, o.result, o.error from pgqueue.workflow_results o
+        where o.job_id = e.parent_id offset 0) r on true
     where j.job_id = p_id;
 end $function$;
 
@@ -2999,7 +3096,8 @@ AS $function$
     select case when p_inputs = 'list' or p_parent_state = 'failed' then 'failed' else 'cancelled' end,
            case when p_inputs = 'list' then json_build_object('type', 'pgqueue.errors.ChordError', 'message',
                     format('Dependency %s %s', p_parent_id, case p_parent_state
-                        when 'failed' then format('raised %s: %s', p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
+                        when 'failed' then format('raised %s: %s',
+                                                  p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
                         else 'was ' || p_parent_state end))::text
                 else p_parent_error end,
            p_inputs is distinct from 'list' and p_run is distinct from 'pass'
@@ -3036,17 +3134,19 @@ begin
         name, task, args, kwargs, options, cron, every, once_at, solar, match_both_days, timezone, start_at, end_at,
         anchor_at, jitter, catch_up, catch_up_limit, starting_deadline, overlap, enabled)
     values (
-        upsert_schedule.name, upsert_schedule.task, upsert_schedule.args, upsert_schedule.kwargs, upsert_schedule.options,
-        upsert_schedule.cron, upsert_schedule.every, upsert_schedule.once_at, upsert_schedule.solar,
-        upsert_schedule.match_both_days, upsert_schedule.timezone, upsert_schedule.start_at, upsert_schedule.end_at,
-        upsert_schedule.anchor_at, upsert_schedule.jitter, upsert_schedule.catch_up, upsert_schedule.catch_up_limit,
-        upsert_schedule.starting_deadline, upsert_schedule.overlap, coalesce(upsert_schedule.enabled, true))
+        upsert_schedule.name, upsert_schedule.task, upsert_schedule.args, upsert_schedule.kwargs,
+        upsert_schedule.options, upsert_schedule.cron, upsert_schedule.every, upsert_schedule.once_at,
+        upsert_schedule.solar, upsert_schedule.match_both_days, upsert_schedule.timezone, upsert_schedule.start_at,
+        upsert_schedule.end_at, upsert_schedule.anchor_at, upsert_schedule.jitter, upsert_schedule.catch_up,
+        upsert_schedule.catch_up_limit, upsert_schedule.starting_deadline, upsert_schedule.overlap,
+        coalesce(upsert_schedule.enabled, true))
     on conflict on constraint schedules_name do update set
         task = excluded.task, args = excluded.args, kwargs = excluded.kwargs, options = excluded.options,
         cron = excluded.cron, every = excluded.every, once_at = excluded.once_at, solar = excluded.solar,
         match_both_days = excluded.match_both_days, timezone = excluded.timezone, start_at = excluded.start_at,
-        end_at = excluded.end_at, anchor_at = excluded.anchor_at, jitter = excluded.jitter, catch_up = excluded.catch_up,
-        catch_up_limit = excluded.catch_up_limit, starting_deadline = excluded.starting_deadline, overlap = excluded.overlap,
+        end_at = excluded.end_at, anchor_at = excluded.anchor_at, jitter = excluded.jitter,
+        catch_up = excluded.catch_up, catch_up_limit = excluded.catch_up_limit,
+        starting_deadline = excluded.starting_deadline, overlap = excluded.overlap,
         enabled = coalesce(upsert_schedule.enabled, s.enabled)
     returning s.id into v_id;
     perform set_config('pgqueue.check_task', coalesce(v_check, ''), true);

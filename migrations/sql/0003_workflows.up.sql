@@ -102,8 +102,8 @@ create function pgqueue.enqueue_workflow(
     p_workflow_id uuid, p_name text, p_keep interval, p_deadline_in double precision, p_existing boolean,
     p_ids uuid[], p_tasks text[], p_queues text[], p_priorities smallint[], p_args text[], p_kwargs text[],
     p_headers text[], p_options text[], p_delays double precision[], p_etas timestamptz[],
-    p_expires_in double precision[], p_expires_at timestamptz[], p_root_ids uuid[], p_parent_ids uuid[], p_own_ids uuid[],
-    p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[],
+    p_expires_in double precision[], p_expires_at timestamptz[], p_root_ids uuid[], p_parent_ids uuid[],
+    p_own_ids uuid[], p_steps text[], p_inputs text[], p_runs text[], p_compensates uuid[], p_waits integer[],
     p_children uuid[], p_parents uuid[], p_positions integer[], p_kinds text[], p_policies text[],
     p_group_ids uuid[], p_group_members uuid[]
 ) returns void
@@ -125,8 +125,10 @@ begin
         update pgqueue.workflows w set additions = w.additions + 1
         where w.id = p_workflow_id
           and (w.cancelled_at is null
-               or exists (select from pgqueue.workflow_edges e join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
-                          where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop is cancelled below
+               or exists (select from pgqueue.workflow_edges e
+                          join pgqueue.live_jobs j on j.id = e.child_id and j.cancel_asked
+                          where e.parent_id = any (p_ids)))  -- what replaces a job that was asked to stop
+                                                             -- is cancelled below
         returning w.additions, w.settle_id, w.deadline_id into v_place, v_settle, v_deadline;
         if not found then
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
@@ -135,8 +137,8 @@ begin
         select n.name into v_taken from pgqueue.workflow_names n
         where n.workflow_id = p_workflow_id and n.name = any (p_steps) order by n.name limit 1;
         if v_taken is not null then
-            raise exception 'step %: the name is used twice, workflow % has a step of this name', quote_literal(v_taken), p_workflow_id
-                using errcode = 'invalid_parameter_value';
+            raise exception 'step %: the name is used twice, workflow % has a step of this name',
+                quote_literal(v_taken), p_workflow_id using errcode = 'invalid_parameter_value';
         end if;
         if v_settle is null and p_compensates is not null then
             v_settle := pgqueue.add_settle(p_workflow_id, p_queues[1]);
@@ -147,8 +149,10 @@ begin
         perform pgqueue.lock_steps(v_outside) where v_outside <> '{}';
         update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = any (v_outside);
         if exists (select from unnest(v_outside) o (id)
-                   where not exists (select from pgqueue.live_jobs j where j.id = o.id and j.workflow_id = p_workflow_id)
-                     and not exists (select from pgqueue.workflow_results r where r.job_id = o.id and r.workflow_id = p_workflow_id)) then
+                   where not exists (select from pgqueue.live_jobs j
+                                      where j.id = o.id and j.workflow_id = p_workflow_id)
+                     and not exists (select from pgqueue.workflow_results r
+                                     where r.job_id = o.id and r.workflow_id = p_workflow_id)) then
             raise exception 'workflow %: a new step waits for one that it does not have', p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
@@ -161,8 +165,8 @@ begin
                 v_now + make_interval(secs => p_deadline_in));
     end if;
 
-    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs, headers,
-                                   options, root_id, parent_id, workflow_id, step, inputs)
+    insert into pgqueue.live_jobs (id, seq, enqueued_at, run_at, expires_at, priority, state, queue, task, args, kwargs,
+                                   headers, options, root_id, parent_id, workflow_id, step, inputs)
     select u.id, nextval('pgqueue.job_seq'), v_now, u.run_at, u.expires_at, u.priority,
            case when u.waits > 0 or u.run is not null or u.compensates is not null then 'waiting'
                 when u.run_at > v_now then 'scheduled' else 'available' end,
@@ -170,17 +174,20 @@ begin
            p_workflow_id, u.step, u.inputs
     from (
         select n.*, case when n.waits = 0 then coalesce(n.eta, v_now + make_interval(secs => n.delay)) end as run_at,
-               coalesce(n.expires_on, case when n.waits = 0 then v_now + make_interval(secs => n.expires_in) end) as expires_at
+               coalesce(n.expires_on,
+                        case when n.waits = 0 then v_now + make_interval(secs => n.expires_in) end) as expires_at
         from unnest(p_ids, p_tasks, p_queues, p_priorities, p_args, p_kwargs, p_headers, p_options, p_delays, p_etas,
-                    p_expires_in, p_expires_at, p_root_ids, p_parent_ids, p_steps, p_inputs, p_runs, p_compensates, p_waits)
-             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_on, root_id, parent_id,
-                step, inputs, run, compensates, waits)
+                    p_expires_in, p_expires_at, p_root_ids, p_parent_ids, p_steps, p_inputs, p_runs, p_compensates,
+                    p_waits)
+             n (id, task, queue, priority, args, kwargs, headers, options, delay, eta, expires_in, expires_on, root_id,
+                parent_id, step, inputs, run, compensates, waits)
     ) u;
     if exists (select from unnest(p_own_ids) o (id) where pgqueue.is_finished(o.id)) then
         raise exception 'task_id: a job with one of these ids is still kept' using errcode = 'unique_violation';
     end if;
 
-    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at, expires_in, compensates)
+    insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, inputs, run, delay, run_at,
+                                        expires_in, compensates)
     select n.id, p_workflow_id, w.waits, w.waits, n.step, n.inputs, n.run, n.delay, n.eta, n.expires_in, n.compensates
     from unnest(p_ids, p_steps, p_inputs, p_runs, p_delays, p_etas, p_expires_in, p_compensates, p_waits)
          n (id, step, inputs, run, delay, eta, expires_in, compensates, waits)
@@ -209,7 +216,8 @@ begin
         insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, run)
         values (v_deadline, p_workflow_id, cardinality(p_ids), cardinality(p_ids), 'deadline');
         insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-        select p_workflow_id, v_deadline, n.place, n.id, 'order', 'ignore' from unnest(p_ids) with ordinality n (id, place);
+        select p_workflow_id, v_deadline, n.place, n.id, 'order', 'ignore'
+        from unnest(p_ids) with ordinality n (id, place);
     end if;
     perform pgqueue.wake_queues(array (select distinct q from unnest(p_queues) q));
 
@@ -219,23 +227,28 @@ begin
         end if;
         -- What waits for the end of everything also waits for the new steps.
         for v_last in
-            select j.job_id from pgqueue.workflow_joins j where j.job_id in (v_settle, v_deadline) order by j.job_id for update
+            select j.job_id from pgqueue.workflow_joins j
+            where j.job_id in (v_settle, v_deadline) order by j.job_id for update
         loop
             -- The deadline for compensations, too, and what is behind them; these wait for the settling themselves.
             v_awaited := case when v_last = v_deadline then v_added else array (
                 with recursive behind as (
                     select c.id from (
-                        select n.id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is not null
+                        select n.id from unnest(p_ids, p_compensates) n (id, compensates)
+                        where n.compensates is not null
                         union all
-                        select j.job_id from pgqueue.workflow_joins j where j.job_id = any (v_outside) and j.compensates is not null) c
+                        select j.job_id from pgqueue.workflow_joins j
+                        where j.job_id = any (v_outside) and j.compensates is not null) c
                     union
-                    select e.child from behind b join unnest(p_children, p_parents) e (child, parent) on e.parent = b.id)
+                    select e.child from behind b
+                    join unnest(p_children, p_parents) e (child, parent) on e.parent = b.id)
                 select n.id from unnest(p_ids) n (id) where n.id not in (select b.id from behind b)) end;
             insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
             select p_workflow_id, v_last, j.total + n.place::integer, n.id, 'order', 'ignore'
             from pgqueue.workflow_joins j, unnest(v_awaited) with ordinality n (id, place)
             where j.job_id = v_last and j.state = 'waiting';
-            update pgqueue.workflow_joins j set total = j.total + cardinality(v_awaited), remaining = j.remaining + cardinality(v_awaited)
+            update pgqueue.workflow_joins j set
+                total = j.total + cardinality(v_awaited), remaining = j.remaining + cardinality(v_awaited)
             where j.job_id = v_last and j.state = 'waiting';
             if not found and v_last = v_settle then
                 raise exception 'workflow %: it is over', p_workflow_id using errcode = 'invalid_parameter_value';
@@ -286,8 +299,9 @@ begin
 end $$;
 
 -- Compensations of steps that were added wait for the settling, and those of the steps before them wait for these.
-create function pgqueue.add_compensations(p_workflow_id uuid, p_settle_id uuid, p_ids uuid[], p_compensates uuid[], p_waits integer[])
-returns void
+create function pgqueue.add_compensations(
+    p_workflow_id uuid, p_settle_id uuid, p_ids uuid[], p_compensates uuid[], p_waits integer[]
+) returns void
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
 begin
@@ -295,10 +309,12 @@ begin
     select p_workflow_id, n.id, n.waits, p_settle_id, 'order', 'ignore'
     from unnest(p_ids, p_compensates, p_waits) n (id, compensates, waits) where n.compensates is not null;
     with recursive above as (
-        select n.id, n.compensates as step_id from unnest(p_ids, p_compensates) n (id, compensates) where n.compensates is not null
+        select n.id, n.compensates as step_id from unnest(p_ids, p_compensates) n (id, compensates)
+        where n.compensates is not null
         union
         select a.id, e.parent_id
-        from above a join pgqueue.workflow_edges e on e.workflow_id = p_workflow_id and e.child_id = a.step_id and e.kind <> 'error'
+        from above a
+        join pgqueue.workflow_edges e on e.workflow_id = p_workflow_id and e.child_id = a.step_id and e.kind <> 'error'
     ), before as (
         select distinct c.job_id, c.total, a.id
         from above a
@@ -307,7 +323,8 @@ begin
         where c.job_id <> all (p_ids)
     ), wait as (
         insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-        select p_workflow_id, b.job_id, b.total - 1 + row_number() over (partition by b.job_id order by b.id), b.id, 'order', 'ignore'
+        select p_workflow_id, b.job_id,
+               b.total - 1 + row_number() over (partition by b.job_id order by b.id), b.id, 'order', 'ignore'
         from before b
     )
     update pgqueue.workflow_joins j set total = j.total + b.added, remaining = j.remaining + b.added
@@ -322,9 +339,11 @@ begin
     where w.id = (select j.workflow_id from pgqueue.live_jobs j where j.id = p_job_id) for no key update;
 end $$;
 
--- running -> waiting: a job that lets another step give its result. Returns its workflow, one of its own if it had none,
--- to which the new steps are then added; null when the attempt is no longer the caller's.
-create function pgqueue.begin_replacement(p_id uuid, p_token bigint, p_last_id uuid, p_workflow_id uuid, p_keep interval) returns uuid
+-- running -> waiting: a job that lets another step give its result. Returns its workflow, one of its own if it had
+-- none, to which the new steps are then added; null when the attempt is no longer the caller's.
+create function pgqueue.begin_replacement(
+    p_id uuid, p_token bigint, p_last_id uuid, p_workflow_id uuid, p_keep interval
+) returns uuid
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
 declare
@@ -357,9 +376,11 @@ begin
     insert into pgqueue.workflow_joins (job_id, workflow_id, total, remaining, step, run)
     values (p_id, v_job.workflow_id, v_parents + 1, 1, v_job.step, 'pass')
     on conflict (job_id) do update set
-        state = 'waiting', total = excluded.total, remaining = 1, skipped = 0, cause_id = null, inputs = null, run = 'pass';
+        state = 'waiting', total = excluded.total, remaining = 1, skipped = 0, cause_id = null, inputs = null,
+        run = 'pass';
     update pgqueue.live_jobs j set
-        state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null, progress = null
+        state = 'waiting', workflow_id = v_job.workflow_id, worker_id = null, claim_token = null, inputs = null,
+        progress = null
     where j.id = p_id;
     return v_job.workflow_id;
 end $$;
@@ -381,13 +402,15 @@ begin
             select p_member_id as id
             union
             select e.child_id from stands_for s
-            cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = s.id and d.kind = 'value' offset 0) e
+            cross join lateral (select d.child_id from pgqueue.workflow_edges d
+                                where d.parent_id = s.id and d.kind = 'value' offset 0) e
             where exists (select from pgqueue.workflow_joins j
                           where j.job_id = e.child_id and j.run = 'pass' and j.state = 'waiting' offset 0)
         )
         select e.* into v_edge
         from stands_for s
-        cross join lateral (select d.* from pgqueue.workflow_edges d where d.parent_id = s.id and d.kind <> 'error' offset 0) e
+        cross join lateral (select d.* from pgqueue.workflow_edges d
+                            where d.parent_id = s.id and d.kind <> 'error' offset 0) e
         where exists (select from pgqueue.workflow_joins j
                       where j.job_id = e.child_id and j.inputs = 'list' and j.state = 'waiting' offset 0)
         order by e.child_id limit 1;
@@ -399,14 +422,16 @@ begin
         end if;
     end if;
     if v_edge.child_id is null then
-        raise exception 'job % is no member of a chord that waits for it', p_member_id using errcode = 'invalid_parameter_value';
+        raise exception 'job % is no member of a chord that waits for it', p_member_id
+            using errcode = 'invalid_parameter_value';
     end if;
     update pgqueue.live_jobs j set waited_for = j.waited_for where j.id = p_member_id;
     select e.position + 1 into v_place from pgqueue.workflow_edges e
     where e.workflow_id = v_edge.workflow_id and e.child_id = v_edge.child_id order by e.position desc limit 1;
     insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
     values (v_edge.workflow_id, v_edge.child_id, v_place, p_last_id, v_edge.kind, v_edge.policy);
-    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1 where j.job_id = v_edge.child_id;
+    update pgqueue.workflow_joins j set total = j.total + 1, remaining = j.remaining + 1
+    where j.job_id = v_edge.child_id;
     return v_edge.workflow_id;
 end $$;
 
@@ -420,15 +445,18 @@ declare
     v_ids uuid[];
 begin
     if p_runs is not null then
-        v_ids := array (select n.id from unnest(p_ids, p_waits, p_runs) n (id, waits, run) where n.run is not null and n.waits = 0);
-        perform pgqueue.advance_from(pgqueue.release_steps(v_ids, coalesce(p_kept, 'infinity')), null, coalesce(p_kept, 'infinity'));
+        v_ids := array (select n.id from unnest(p_ids, p_waits, p_runs) n (id, waits, run)
+                        where n.run is not null and n.waits = 0);
+        perform pgqueue.advance_from(
+            pgqueue.release_steps(v_ids, coalesce(p_kept, 'infinity')), null, coalesce(p_kept, 'infinity'));
     end if;
 end $$;
 
 
 -- What a step is given ------------------------------------------------------------------------------------------------
--- `offset 0` keeps an order of joins in which what the planner believes of young tables cannot make it read old ones whole.
--- In plpgsql, although one query: up to PostgreSQL 17 a function in SQL is planned anew at each call, once per claimed step.
+-- `offset 0` keeps an order of joins in which what the planner believes of young tables cannot make it read old ones
+-- whole. In plpgsql, although one query: up to PostgreSQL 17 a function in SQL is planned anew at each call, once per
+-- claimed step.
 
 create function pgqueue.step_values(p_id uuid) returns table (place integer, name text, value text)
 language plpgsql stable
@@ -447,7 +475,8 @@ begin
         where d.workflow_id = j.workflow_id and d.child_id = j.job_id and d.kind = 'value'
         order by d.workflow_id, d.child_id, d.position offset 0) e
     left join lateral (
-        select o.step, o.state, o.result, o.error from pgqueue.workflow_results o where o.job_id = e.parent_id offset 0) r on true
+        select o.step, o.state, o.result, o.error from pgqueue.workflow_results o
+        where o.job_id = e.parent_id offset 0) r on true
     where j.job_id = p_id;
 end $$;
 
@@ -460,14 +489,16 @@ begin
     if p_inputs = 'value' or p_inputs = 'args' then
         select string_agg(v.value, ', ' order by v.place) into v_head from pgqueue.step_values(p_id) v;
     elsif p_inputs = 'list' then
-        select '[' || coalesce(string_agg(v.value, ', ' order by v.place), '') || ']' into v_head from pgqueue.step_values(p_id) v;
+        select '[' || coalesce(string_agg(v.value, ', ' order by v.place), '') || ']' into v_head
+        from pgqueue.step_values(p_id) v;
     elsif p_inputs = 'error' then
-        select json_build_object('task_id', r.job_id, 'task', f.task, 'args', f.args, 'kwargs', f.kwargs, 'error', r.error,
-                                 'traceback', f.traceback)::text
+        select json_build_object('task_id', r.job_id, 'task', f.task, 'args', f.args, 'kwargs', f.kwargs, 'error',
+                                 r.error, 'traceback', f.traceback)::text
         into v_head
         from pgqueue.workflow_joins j
         join pgqueue.workflow_results r on r.job_id = j.cause_id
-        left join lateral (select k.task, k.args, k.kwargs, k.traceback from pgqueue.finished_jobs k where k.id = r.job_id limit 1) f on true
+        left join lateral (select k.task, k.args, k.kwargs, k.traceback from pgqueue.finished_jobs k
+                           where k.id = r.job_id limit 1) f on true
         where j.job_id = p_id;
     end if;
     return case when v_head is null then p_args
@@ -514,8 +545,8 @@ begin
     perform pgqueue.advance_from(p_ids, null, p_kept, v_succeeded);
 end $$;
 
--- Locks steps that wait, and all that wait behind them, at once and so in one order: what goes on from step to step would
--- lock them as it gets there, and two of those that go on from several steps could wait for each other.
+-- Locks steps that wait, and all that wait behind them, at once and so in one order: what goes on from step to step
+-- would lock them as it gets there, and two of those that go on from several steps could wait for each other.
 create function pgqueue.lock_below(p_ids uuid[]) returns void
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -531,7 +562,8 @@ begin
         cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = b.id offset 0) e
     )
     select array_agg(b.id) into v_ids from below b;
-    perform 1 from pgqueue.workflow_joins j where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
+    perform 1 from pgqueue.workflow_joins j
+    where j.job_id = any (v_ids) and j.state <> 'ended' order by j.job_id for update;
 end $$;
 
 -- Locks steps that somebody wants to end or to add to, and all that wait behind them. One that waited and is released
@@ -547,9 +579,11 @@ begin
     loop
         begin
             v_held := cardinality(array (select j.id from pgqueue.live_jobs j
-                                         where j.id = any (p_ids) and j.state || '' <> 'waiting' order by j.id for update));
+                                         where j.id = any (p_ids) and j.state || '' <> 'waiting'
+                                         order by j.id for update));
             perform pgqueue.lock_below(p_ids);
-            if v_held = (select count(*) from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'waiting') then
+            if v_held = (select count(*) from pgqueue.live_jobs j
+                         where j.id = any (p_ids) and j.state || '' <> 'waiting') then
                 perform 1 from pgqueue.live_jobs j where j.id = any (p_ids) order by j.id for update;
                 return;
             end if;
@@ -559,10 +593,11 @@ begin
     end loop;
 end $$;
 
--- p_only: count down these children alone; those of the steps that end here are all counted. p_succeeded: it is known that
--- all parents did, so that their outcomes need not be read.
-create function pgqueue.advance_from(p_parents uuid[], p_only uuid[], p_kept timestamptz, p_succeeded boolean default false)
-returns void
+-- p_only: count down these children alone; those of the steps that end here are all counted. p_succeeded: it is known
+-- that all parents did, so that their outcomes need not be read.
+create function pgqueue.advance_from(
+    p_parents uuid[], p_only uuid[], p_kept timestamptz, p_succeeded boolean default false
+) returns void
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -591,8 +626,10 @@ begin
         if not v_locked then
             v_locked := true;
             v_falls := v_falls or not v_succeeded
-                and exists (select from pgqueue.workflow_results r where r.job_id = any (v_parents) and r.state <> 'succeeded');
-            if v_falls or exists (select from pgqueue.workflow_joins j where j.job_id = any (v_children) and j.run <> 'deadline') then
+                and exists (select from pgqueue.workflow_results r
+                            where r.job_id = any (v_parents) and r.state <> 'succeeded');
+            if v_falls or exists (select from pgqueue.workflow_joins j
+                                  where j.job_id = any (v_children) and j.run <> 'deadline') then
                 perform pgqueue.lock_below(v_children);
             end if;
         end if;
@@ -603,22 +640,26 @@ begin
             update pgqueue.workflow_joins j set remaining = j.remaining - a.ended
             from (select e.child_id, count(*) as ended
                   from unnest(v_parents) p (id)
-                  cross join lateral (select d.child_id from pgqueue.workflow_edges d where d.parent_id = p.id offset 0) e
+                  cross join lateral (select d.child_id from pgqueue.workflow_edges d
+                                      where d.parent_id = p.id offset 0) e
                   where cardinality(v_children) = v_all or e.child_id = any (v_children)
                   group by e.child_id) a
             where j.job_id = a.child_id;
         else
             update pgqueue.workflow_joins j set
-                remaining = j.remaining - a.ended, skipped = j.skipped + case when a.refused then j.total else a.skipped end,
+                remaining = j.remaining - a.ended,
+                skipped = j.skipped + case when a.refused then j.total else a.skipped end,
                 cause_id = coalesce(j.cause_id, a.cause_id)
             from (
                 select e.child_id, count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                        bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
                        (array_agg(r.job_id) filter (where case e.kind
                             when 'error' then r.state = 'failed' and not r.propagated
-                            else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
+                            else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired')
+                            end))[1] as cause_id
                 from pgqueue.workflow_edges e join pgqueue.workflow_results r on r.job_id = e.parent_id
-                where e.parent_id = any (v_parents) and (cardinality(v_children) = v_all or e.child_id = any (v_children))
+                where e.parent_id = any (v_parents)
+                  and (cardinality(v_children) = v_all or e.child_id = any (v_children))
                 group by e.child_id) a
             where j.job_id = a.child_id;
         end if;
@@ -662,7 +703,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Ends steps whose parent did not succeed, and all that follow from them by edges of the policy `stop`, however many
--- links away, up to those with several parents: of paths to these there may be more than could be gone. Returns them. A list of results that misses one is a ChordError; else the parent's error passes through.
+-- links away, up to those with several parents: of paths to these there may be more than could be gone. Returns them. A
+-- list of results that misses one is a ChordError; else the parent's error passes through.
 create function pgqueue.stop_steps(p_ids uuid[], p_kept timestamptz) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -707,7 +749,8 @@ set search_path = pg_catalog, pg_temp as $$
     select case when p_inputs = 'list' or p_parent_state = 'failed' then 'failed' else 'cancelled' end,
            case when p_inputs = 'list' then json_build_object('type', 'pgqueue.errors.ChordError', 'message',
                     format('Dependency %s %s', p_parent_id, case p_parent_state
-                        when 'failed' then format('raised %s: %s', p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
+                        when 'failed' then format('raised %s: %s',
+                                                  p_parent_error::json ->> 'type', p_parent_error::json ->> 'message')
                         else 'was ' || p_parent_state end))::text
                 else p_parent_error end,
            p_inputs is distinct from 'list' and p_run is distinct from 'pass'
@@ -733,11 +776,11 @@ begin
         delete from pgqueue.live_jobs j where j.id = any (p_ids) and j.state || '' <> 'running' returning j.*
     ), kept as (
         insert into pgqueue.finished_jobs (
-            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue, task,
-            args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
-        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost, p_state, g.queue,
-               g.task, g.args, g.kwargs, g.headers, g.options, d.result, p_error::json, g.root_id, g.parent_id,
-               g.workflow_id, g.step
+            id, seq, enqueued_at, run_at, expires_at, finished_at, delete_after, attempt, priority, lost, state, queue,
+            task, args, kwargs, headers, options, result, error, root_id, parent_id, workflow_id, step)
+        select g.id, g.seq, g.enqueued_at, g.run_at, g.expires_at, v_now, p_kept, g.attempt, g.priority, g.lost,
+               p_state, g.queue, g.task, g.args, g.kwargs, g.headers, g.options, d.result, p_error::json, g.root_id,
+               g.parent_id, g.workflow_id, g.step
         from gone g left join lateral (
             select r.result from pgqueue.workflow_results r where r.job_id = g.id offset 0) d on true
     )
@@ -768,7 +811,8 @@ begin
         from (select n.job_id, n.run, n.expires_in, coalesce(n.run_at, v_now + make_interval(secs => n.delay)) as due
               from pgqueue.workflow_joins n
               where n.job_id = any (p_ids)
-                and (n.run is null or n.run = 'sleep' or n.run = 'wait' and n.event is null and (n.run_at is not null or n.delay is not null))) d
+                and (n.run is null or n.run = 'sleep'
+                     or n.run = 'wait' and n.event is null and (n.run_at is not null or n.delay is not null))) d
         where j.id = d.job_id and j.state || '' = 'waiting'
         returning j.queue, j.run_at
     )
@@ -777,7 +821,8 @@ begin
     perform pgqueue.wake_queues(v_queues);
 
     select count(*) filter (where j.run is not null),
-           array_agg(j.job_id order by j.job_id) filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
+           array_agg(j.job_id order by j.job_id)
+               filter (where j.run = 'gather' or j.run = 'pass' or j.run = 'wait' and j.event is not null),
            array_agg(case j.run when 'wait' then j.event::text
                                 when 'gather' then (pgqueue.step_args(j.job_id, 'list', null) -> 0)::text
                                 else (pgqueue.step_args(j.job_id, 'value', null) -> -1)::text end order by j.job_id)
@@ -803,8 +848,8 @@ begin
     return coalesce(v_ids, '{}');
 end $$;
 
--- All steps of these workflows have ended: leaves of their compensations those to be run that undo a step that succeeded
--- where another one did not. Returns the steps that ended here.
+-- All steps of these workflows have ended: leaves of their compensations those to be run that undo a step that
+-- succeeded where another one did not. Returns the steps that ended here.
 create function pgqueue.settle(p_ids uuid[], p_kept timestamptz) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -849,11 +894,11 @@ set search_path = pg_catalog, pgqueue, pg_temp as $$
 $$;
 
 
--- Timers and events ----------------------------------------------------------------------------------------------------
+-- Timers and events --------------------------------------------------------------------------------------------------
 
--- Called by stage_jobs, which holds the rows, on behalf of everybody's jobs: so it waits for no lock that somebody's open
--- transaction may hold for long, and fails for no timer. One that is short of a lock is due again half a second later, one
--- that cannot end a minute later. Returns how many ended.
+-- Called by stage_jobs, which holds the rows, on behalf of everybody's jobs: so it waits for no lock that somebody's
+-- open transaction may hold for long, and fails for no timer. One that is short of a lock is due again half a second
+-- later, one that cannot end a minute later. Returns how many ended.
 create function pgqueue.end_timers(p_ids uuid[]) returns integer
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off set lock_timeout = '50ms' as $$
@@ -876,7 +921,8 @@ begin
             v_ended := v_ended + 1;
         exception
             when lock_not_available then
-                update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds' where j.id = v_id;
+                update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '500 milliseconds'
+                where j.id = v_id;
             when others then
                 raise warning 'timer % cannot end now: %', v_id, sqlerrm;
                 update pgqueue.live_jobs j set run_at = clock_timestamp() + interval '1 minute' where j.id = v_id;
@@ -914,7 +960,8 @@ begin
                 perform pgqueue.end_steps(array[v_timer.id], 'succeeded', null, null, false, v_kept);
             else
                 perform pgqueue.end_steps(array[v_timer.id], 'failed', null, json_build_object(
-                    'type', 'pgqueue.errors.EventTimeout', 'message', format('%s: nobody resolved it in time', coalesce(v_timer.step, 'event')))::text,
+                    'type', 'pgqueue.errors.EventTimeout',
+                    'message', format('%s: nobody resolved it in time', coalesce(v_timer.step, 'event')))::text,
                     false, v_kept);
             end if;
             perform pgqueue.advance_from(array[v_timer.id], null, v_kept);
@@ -937,24 +984,28 @@ begin
     perform pgqueue.lock_steps(array[v_id]);
     select j.* into v_join from pgqueue.workflow_joins j where j.job_id = v_id and j.run = 'wait';
     if not found then
-        raise exception 'event: workflow % waits for no event %', resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
+        raise exception 'event: workflow % waits for no event %',
+            resolve.workflow_id, coalesce(quote_literal(left(resolve.event, 60)), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif v_join.state = 'ended' or v_join.event is not null then
-        raise exception 'event: % of workflow % was resolved before, or its time is over', quote_literal(resolve.event), resolve.workflow_id
-            using errcode = 'invalid_parameter_value';
+        raise exception 'event: % of workflow % was resolved before, or its time is over',
+            quote_literal(resolve.event), resolve.workflow_id using errcode = 'invalid_parameter_value';
     elsif v_join.state = 'waiting' then
         update pgqueue.workflow_joins j set event = coalesce(resolve.value, 'null') where j.job_id = v_join.job_id;
         return;
     end if;
-    select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept from pgqueue.workflows w where w.id = resolve.workflow_id;
-    perform pgqueue.end_steps(array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);
+    select coalesce(clock_timestamp() + w.keep, 'infinity') into v_kept
+    from pgqueue.workflows w where w.id = resolve.workflow_id;
+    perform pgqueue.end_steps(
+        array[v_join.job_id], 'succeeded', array[coalesce(resolve.value, 'null')::text], null, false, v_kept);
     perform pgqueue.advance_from(array[v_join.job_id], null, v_kept);
 end $$;
 
 
--- Operate ---------------------------------------------------------------------------------------------------------------
+-- Operate ------------------------------------------------------------------------------------------------------------
 
--- Cancels what has not ended; running steps are asked to stop. Compensations of what succeeded then run. Returns how many.
+-- Cancels what has not ended; running steps are asked to stop. Compensations of what succeeded then run. Returns how
+-- many.
 create function pgqueue.cancel_workflow(workflow_id uuid) returns integer
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
@@ -978,7 +1029,8 @@ begin
     return v_count;
 end $$;
 
--- Runs a failed workflow on from the steps that did not succeed, keeping what did. Returns how many steps are to run again.
+-- Runs a failed workflow on from the steps that did not succeed, keeping what did. Returns how many steps are to run
+-- again.
 create function pgqueue.retry_workflow(workflow_id uuid) returns integer
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set jit = off as $$
@@ -1014,7 +1066,8 @@ begin
     perform pg_current_xact_id();
     for v_workflow in
         select w.* from pgqueue.workflows w
-        where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids)) order by w.id for update
+        where w.id in (select r.workflow_id from pgqueue.workflow_results r where r.job_id = any (p_ids))
+        order by w.id for update
     loop
         v_kept := coalesce(clock_timestamp() + v_workflow.keep, 'infinity');
         v_ids := pgqueue.step_ids(v_workflow);
@@ -1063,7 +1116,8 @@ begin
         left join lateral (
             select count(*) as ended, count(*) filter (where r.state = 'skipped') as skipped,
                    bool_or(e.kind = 'when' and pgqueue.is_refusal(r.state, r.result)) as refused,
-                   -- A parent that stays as it is still stops it, and is told of again if it is the callback that is to run again.
+                   -- A parent that stays as it is still stops it, and is told of again if it is the callback that is to
+                   -- run again.
                    (array_agg(r.job_id order by e.position) filter (where case e.kind
                         when 'error' then n.id = any (p_ids) and r.state = 'failed' and not r.propagated
                         else e.policy = 'stop' and r.state in ('failed', 'cancelled', 'expired') end))[1] as cause_id
@@ -1073,33 +1127,35 @@ begin
         with gone as (
             delete from pgqueue.finished_jobs f where f.id = any (v_again) returning f.*
         ), lives as (
-            insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
-                                           attempt, root_id, parent_id, workflow_id, step, inputs)
+            insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers,
+                                           options, attempt, root_id, parent_id, workflow_id, step, inputs)
             select g.id, nextval('pgqueue.job_seq'), clock_timestamp(), g.priority,
-                   case when j.job_id is null then 'available' else 'waiting' end, g.queue, g.task, g.args, g.kwargs, g.headers,
-                   g.options, 0, g.root_id, g.parent_id, g.workflow_id, g.step, j.inputs
+                   case when j.job_id is null then 'available' else 'waiting' end, g.queue, g.task, g.args, g.kwargs,
+                   g.headers, g.options, 0, g.root_id, g.parent_id, g.workflow_id, g.step, j.inputs
             from gone g left join pgqueue.workflow_joins j on j.job_id = g.id
             returning id, state, queue
         )
         select count(*), array_agg(distinct queue) filter (where state = 'available') into v_count, v_queues from lives;
         if v_count < cardinality(v_again) then
-            raise exception 'workflow %: % of the steps to run again are kept no longer', v_workflow.id, cardinality(v_again) - v_count
-                using errcode = 'invalid_parameter_value';
+            raise exception 'workflow %: % of the steps to run again are kept no longer',
+                v_workflow.id, cardinality(v_again) - v_count using errcode = 'invalid_parameter_value';
         end if;
         perform pgqueue.wake_queues(v_queues);
         -- Those that a parent still stops, and compensations and callbacks that nothing calls for any more.
         v_ended := array (select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.cause_id is not null and j.inputs is distinct from 'error');
+                          where j.job_id = any (v_again) and j.cause_id is not null
+                            and j.inputs is distinct from 'error');
         if v_ended <> '{}' then
             perform pgqueue.advance_from(pgqueue.stop_steps(v_ended, v_kept), null, v_kept);
         end if;
-        v_ended := array (select j.job_id from pgqueue.workflow_joins j join pgqueue.workflow_results u on u.job_id = j.compensates
+        v_ended := array (select j.job_id from pgqueue.workflow_joins j
+                          join pgqueue.workflow_results u on u.job_id = j.compensates
                           where j.job_id = any (v_again) and j.remaining = 0 and j.state = 'waiting'
                             and (u.state <> 'succeeded' or not pgqueue.has_failed(v_workflow.id, v_workflow.settle_id))
                           union all
                           select j.job_id from pgqueue.workflow_joins j
-                          where j.job_id = any (v_again) and j.inputs = 'error' and j.remaining = 0 and j.state = 'waiting'
-                            and j.cause_id is null);
+                          where j.job_id = any (v_again) and j.inputs = 'error' and j.remaining = 0
+                            and j.state = 'waiting' and j.cause_id is null);
         if v_ended <> '{}' then
             perform pgqueue.end_steps(v_ended, 'skipped', null, null, false, v_kept);
             perform pgqueue.advance_from(v_ended, null, v_kept);
@@ -1120,7 +1176,8 @@ begin
     with recursive above as (
         select e.child_id as id, e.parent_id, e.policy = 'stop' as stops
         from pgqueue.workflow_edges e join pgqueue.workflow_joins j on j.job_id = e.child_id
-        where e.workflow_id = p_workflow_id and e.child_id = any (p_again) and e.parent_id <> all (p_again) and e.kind <> 'error'
+        where e.workflow_id = p_workflow_id and e.child_id = any (p_again) and e.parent_id <> all (p_again)
+          and e.kind <> 'error'
           and j.compensates is null and j.run is distinct from 'settle' and j.run is distinct from 'deadline'
         union
         select a.id, e.parent_id, a.stops and e.policy = 'stop'
@@ -1136,7 +1193,8 @@ begin
         group by a.id, a.parent_id
     ), added as (
         insert into pgqueue.workflow_edges (workflow_id, child_id, position, parent_id, kind, policy)
-        select p_workflow_id, m.id, l.position + m.place, m.parent_id, 'order', case when m.stops then 'stop' else 'ignore' end
+        select p_workflow_id, m.id, l.position + m.place, m.parent_id, 'order',
+               case when m.stops then 'stop' else 'ignore' end
         from missing m cross join lateral (
             select max(e.position) as position from pgqueue.workflow_edges e
             where e.workflow_id = p_workflow_id and e.child_id = m.id) l
@@ -1146,7 +1204,7 @@ begin
 end $$;
 
 
--- Upkeep ------------------------------------------------------------------------------------------------------------------
+-- Upkeep -------------------------------------------------------------------------------------------------------------
 
 -- A step whose job was deleted by hand counts as cancelled, so that what waits for it ends. Returns how many.
 create function pgqueue.mend_workflows() returns integer
@@ -1155,7 +1213,8 @@ set search_path = pg_catalog, pgqueue, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 set plan_cache_mode = force_generic_plan as $$
 declare
-    v_error constant json := json_build_object('type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
+    v_error constant json := json_build_object(
+        'type', 'pgqueue.errors.TaskRevokedError', 'message', 'the job was deleted');
     v_missing uuid[];
     v_kept timestamptz;
 begin
@@ -1237,8 +1296,8 @@ end $$;
 
 create view pgqueue.workflow_steps as
 select w.id as workflow_id, w.name as workflow, i.place, i.id as job_id, coalesce(l.step, r.step, j.step) as step,
-       coalesce(r.state, l.state, 'deleted') as state, coalesce(l.task, f.task) as task, r.result, r.error, r.finished_at,
-       j.total as waits_for, j.remaining, j.run, j.compensates, r.propagated
+       coalesce(r.state, l.state, 'deleted') as state, coalesce(l.task, f.task) as task, r.result, r.error,
+       r.finished_at, j.total as waits_for, j.remaining, j.run, j.compensates, r.propagated
 from pgqueue.workflows w
 cross join lateral unnest(pgqueue.step_ids(w)) with ordinality i (id, place)
 left join pgqueue.live_jobs l on l.id = i.id
