@@ -51,6 +51,14 @@ class Attempt(Declining):
     app: Owner
     fits: Callable[[Sequence[Any], Mapping[str, Any]], None]
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not cls.__module__.startswith("pgqueue."):
+            raise errors.UnsupportedOption(
+                f"class {cls.__name__}(Task) is not supported: there are no task base classes in this release;"
+                " write @app.task over a function, and a decorator around it for what tasks share"
+            )
+
     @property
     def request(self) -> Request:
         """The job that runs here; outside of one, an empty request."""
