@@ -159,6 +159,8 @@ class PgQueue(Connector, AppSchedules, AppWorkflows, Declining):
             kind = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
             raise ConfigurationError(f"@app.task: expected a function, got {kind}: write the work as a function")
         where = f"task {function.__qualname__!r}"
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(f"{where}: a generator has no result to keep: return a list instead of yield")
         checked = check_task_options(options, where)
         try:
             name = task_name(checked.get("name") or f"{function.__module__}.{function.__name__}")

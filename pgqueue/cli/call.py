@@ -36,18 +36,37 @@ def _expires(text: str) -> float | datetime:
 @click.option("--queue", help="Queue to put it on.  [default: as the task or its route says]")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, 9 first.")
 @click.option("--task-id", help="An id of your own; a second job of the same id is refused.")
+@click.option("-f", "--force", is_flag=True, help="Also a task that the application does not have.")
 @declined.refuse(declined.CALL)
 @pass_session
-def call(session: Session, /, name: str, args: list[Any] | None, kwargs: dict[str, Any] | None, **options: Any) -> None:
+def call(
+    session: Session,
+    /,
+    name: str,
+    args: list[Any] | None,
+    kwargs: dict[str, Any] | None,
+    force: bool,
+    **options: Any,
+) -> None:
     """Enqueue the task NAME and print the id of the job.
 
-    The application need not know the task; when it does, the arguments are checked.
+    With an application, NAME and the arguments are checked; --force enqueues what only a worker of others has.
     """
+    from pgqueue.errors import DuplicateJob, UnknownTask  # noqa: PLC0415 - not needed by --help
+
     given = {option: value for option, value in options.items() if value is not None}
     if "countdown" in given and "eta" in given:
         raise click.UsageError("give --countdown or --eta, not both")
     session.app.finalize()
-    sent = session.app.send_task(name, args=args or [], kwargs=kwargs or {}, **given)
+    if session.app.tasks and not force:
+        try:
+            session.app.tasks[name]
+        except UnknownTask as error:
+            raise click.UsageError(f"{error} --force enqueues it all the same") from None
+    try:
+        sent = session.app.send_task(name, args=args or [], kwargs=kwargs or {}, **given)
+    except DuplicateJob as error:
+        raise click.UsageError(f"--task-id: a job {error.job_id!r} is kept already; choose another") from None
     click.echo(sent.id)
 
 

@@ -7,6 +7,7 @@ cannot be reached; 130 interrupted; 141 the reader of the output went away.
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,6 +57,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] in declined.COMMANDS:
             raise click.UsageError(f"{args[0]}: {declined.COMMANDS[args[0]]}", ctx)
+        if args and args[0] not in COMMANDS and (near := get_close_matches(args[0], COMMANDS, 1)):
+            raise click.UsageError(f"no command {args[0]!r}; did you mean {near[0]!r}?", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -200,7 +203,8 @@ def _of_ours(error: BaseException) -> tuple[int, str]:
         if isinstance(error, psycopg.Error):
             return (3 if (error.sqlstate or "").startswith(("08", "57P", "53")) else 2), str(error)
     if isinstance(error, OSError):
-        return 2, str(error)
+        named = error.filename is not None and error.strerror
+        return 2, f"{os.fsdecode(error.filename)}: {error.strerror}" if named else str(error)
     if os.environ.get("PGQUEUE_TRACEBACK"):
         raise error
     return 2, f"unexpected {type(error).__name__}: {error} (PGQUEUE_TRACEBACK=1 shows where)"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["schedules"]
 
+_BRIEF = 48
+
 
 @click.group(short_help="List, show, add, pause, run and remove schedules.")
 def schedules() -> None:
@@ -37,7 +39,7 @@ def list_(session: Session, owner: str | None, as_json: bool) -> None:
     now = datetime.now(UTC)
     rows = [
         (
-            *(each.name, _state(each), each.task, each.timing.described(), _zone(each)),
+            *(each.name, _brief(_state(each)), each.task, each.timing.described(), _zone(each)),
             *(ago(each.next_run_at, now), ago(each.last_run_at, now), each.owner),
         )
         for each in found
@@ -71,7 +73,7 @@ def show(session: Session, name: str, as_json: bool) -> None:
         ("kwargs", found.kwargs),
         ("options", {name: value for name, value in found.options.items() if name != "linked"}),
         ("then", ", ".join(step["task"] for step in found.options.get("linked", {}).get("steps", ())) or None),
-        ("when", f"{found.timing.described()} ({found.timing.timezone})"),
+        ("when", found.timing.described() + (f" ({_zone(found)})" if _zone(found) else "")),
         ("from", found.timing.start_at),
         ("until", found.timing.end_at),
         ("jitter", span(found.jitter) if found.jitter else None),
@@ -147,9 +149,13 @@ def _solar(text: str | None) -> Any:
         return None
     from pgqueue.timing.recurrence import solar  # noqa: PLC0415 - not needed by --help
 
+    parts = text.split()
+    if len(parts) != 3:
+        raise click.UsageError(
+            f"--solar: expected such as 'sunset 52.52 13.41': an event, a latitude and a longitude, got {text[:60]!r}"
+        )
     try:
-        event, latitude, longitude = text.split()
-        return solar(event, float(latitude), float(longitude))
+        return solar(parts[0], float(parts[1]), float(parts[2]))
     except ValueError as error:
         raise click.UsageError(f"--solar: expected such as 'sunset 52.52 13.41': {error}") from None
 
@@ -226,6 +232,11 @@ def _state(found: "Schedule") -> str:
     return "active" if found.next_run_at is not None else "over"
 
 
+def _brief(text: str) -> str:
+    """So much that a table stays one; `show` says the rest."""
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
+
+
 def _when(found: "Schedule") -> str:
     return f", next {_local(found, found.next_run_at)}" if found.next_run_at is not None else ""
 
@@ -241,7 +252,7 @@ def _local(found: "Schedule", instant: datetime) -> str:
         zone: tzinfo = zone_of(found.timing.timezone)
     except ValueError:
         zone = UTC  # the server knows one that this machine does not
-    return instant.astimezone(zone).isoformat(sep=" ")
+    return instant.astimezone(zone).isoformat(sep=" ", timespec="seconds")
 
 
 def _plain(found: "Schedule") -> dict[str, Any]:

@@ -301,11 +301,14 @@ def _settings_of(source: Any, namespace: str | None) -> dict[str, Any]:
     values = dict(source) if named else {name: getattr(source, name) for name in dir(source) if name[:1] != "_"}
     if namespace:
         prefix = namespace if namespace.endswith("_") else f"{namespace}_"
-        return {
-            name[len(prefix) :].lower(): value
-            for name, value in values.items()
+        found = {
+            name: name[len(prefix) :].lower()
+            for name in values
             if isinstance(name, str) and (name.startswith(prefix) or name.startswith(prefix.upper()))
         }
+        for name, ours in found.items():
+            _check(ours, values[name], f"{name}: ")  # what is wrong is told by the name that it has in the source
+        return {ours: values[name] for name, ours in found.items()}
     return {name: value for name, value in values.items() if named or _is_setting(name, value)}
 
 

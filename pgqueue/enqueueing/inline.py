@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pgqueue.canvas.signatures import Signature
+from pgqueue.canvas.links import callbacks
+from pgqueue.canvas.signatures import Signature, maybe_signature
 from pgqueue.canvas.submission import apply
 from pgqueue.eager import EagerResult, arun_eagerly, run_eagerly
 from pgqueue.enqueueing.preparing import Args, Kwargs, Preparer
-from pgqueue.errors import UnknownTask
+from pgqueue.errors import UnknownTask, ValidationError
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions, check_call_options, read_call
 from pgqueue.request import Request
@@ -24,6 +25,12 @@ class InlineCalls(Preparer):
 
     def _linked(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> Signature[Any]:
         check_call_options(options, name)
+        for option in ("link", "link_error"):
+            for linked in callbacks(options, option):
+                try:
+                    maybe_signature(linked)
+                except ValidationError as error:
+                    raise type(error)(f"{option}: {error}") from None
         return Signature(name, tuple(args), kwargs, options, app=cast(Any, self))
 
     def apply(self, name: str, args: Args, kwargs: Kwargs, options: CallOptions) -> EagerResult[Any]:

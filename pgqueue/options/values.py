@@ -155,9 +155,19 @@ def instant(value: Any, zone: ZoneInfo) -> datetime:
     return at
 
 
+def _is_instant(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def expiry(value: Any, zone: ZoneInfo) -> tuple[float | None, datetime | None]:
     if value is None:
         return None, None
+    if isinstance(value, str) and not _is_instant(value):
+        raise ValueError(f"expected seconds, a timedelta, or a datetime or its ISO text, got {short(value)}")
     if isinstance(value, datetime | str):
         at = instant(value, zone)
         return (0.0, None) if at <= datetime.now(UTC) else (None, at)

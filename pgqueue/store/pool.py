@@ -81,9 +81,10 @@ class Pool:
             psycopg.OperationalError: no connection could be opened.
         """
         try:
-            return self._idle.pop()  # type: ignore[no-any-return] # the deque is shared with AsyncPool's helpers
+            idle: psycopg.Connection[Any] | None = self._idle.pop()
         except IndexError:
-            return self._take_slowly(wait)
+            idle = None  # and no more in here: an error of the server would be told as one of an empty deque
+        return idle if idle is not None else self._take_slowly(wait)
 
     def _take_slowly(self, wait: bool) -> psycopg.Connection[Any]:
         if self._closed:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["positional_range", "takes_three"]
+__all__ = ["positional_range", "shown", "takes_three"]
 
 
 def positional_range(signature: inspect.Signature) -> tuple[int, int]:
@@ -20,6 +20,26 @@ def positional_range(signature: inspect.Signature) -> tuple[int, int]:
             most += 1
             fewest += parameter.default is parameter.empty
     return fewest, most
+
+
+def shown(signature: inspect.Signature) -> str:
+    """A signature as it stands in the source, also under `from __future__ import annotations`: without quotes."""
+    bare = [
+        each.replace(annotation=_Bare(each.annotation)) if isinstance(each.annotation, str) else each
+        for each in signature.parameters.values()
+    ]
+    result = signature.return_annotation
+    return str(
+        signature.replace(parameters=bare, return_annotation=_Bare(result) if isinstance(result, str) else result)
+    )
+
+
+class _Bare:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def takes_three(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

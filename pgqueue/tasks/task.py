@@ -12,7 +12,7 @@ from pgqueue.canvas.sender import Sender
 from pgqueue.canvas.signatures import Signature
 from pgqueue.codec import Coercion, coercer_for
 from pgqueue.eager import EagerResult
-from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable, UnsupportedOption
+from pgqueue.errors import ArgumentsError, ConfigurationError, DatabaseUnavailable
 from pgqueue.job import new_job_id
 from pgqueue.options.options import CallOptions, check_task_options, policy_of
 from pgqueue.options.values import as_pool
@@ -20,7 +20,7 @@ from pgqueue.request import Request, current_request
 from pgqueue.results.result import AsyncResult
 from pgqueue.retry import RetryPolicy
 from pgqueue.tasks.attempt import Attempt
-from pgqueue.tasks.parameters import positional_range
+from pgqueue.tasks.parameters import positional_range, shown
 from pgqueue.tasks.routing import Annotations
 
 __all__ = ["CoroutineTask", "Plan", "Task", "TaskOwner"]
@@ -130,13 +130,6 @@ class Task(Attempt, Generic[P, R]):
     priority: int | None
     expires: float | None
 
-    def __init_subclass__(cls) -> None:
-        if not cls.__module__.startswith("pgqueue."):
-            raise UnsupportedOption(
-                f"class {cls.__name__}(Task) is not supported: there are no task base classes in this release;"
-                " write @app.task over a function, and a decorator around it for what tasks share"
-            )
-
     def __init__(
         self, app: TaskOwner, function: Callable[..., Any], name: str, bind: bool, options: Mapping[str, Any]
     ) -> None:
@@ -222,7 +215,7 @@ class Task(Attempt, Generic[P, R]):
         try:
             self.signature_of_call.bind(*args, **kwargs)
         except TypeError as error:
-            raise ArgumentsError(f"{self.name}{self.signature_of_call}: {error}") from None
+            raise ArgumentsError(f"{self.name}{shown(self.signature_of_call)}: {error}") from None
 
     # enqueueing
 

@@ -216,7 +216,10 @@ _EVENTS: dict[str, tuple[str, str, bool]] = {
 
 def _solar_after(text: str, instant: datetime) -> datetime | None:
     """The first event after an instant, to the second; none within a year: None."""
-    ephem = importlib.import_module("ephem")
+    try:
+        ephem = importlib.import_module("ephem")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the sun needs ephem: pip install 'pgqueue[solar]'", name=error.name) from None
     event, latitude, longitude = text.split()
     method, horizon, centre = _EVENTS[event]
     observer = ephem.Observer()

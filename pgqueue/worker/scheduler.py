@@ -118,7 +118,7 @@ def _fire(
             moves[0], fired = _fire_one(connection, queries, rows[0], moves[0])
     for row, made in zip(rows, moves, strict=False):
         if made.problem:
-            logger.error("schedule %r %s", row.name, made.problem)
+            logger.error("schedule %r: %s", row.name, made.problem)
         if row.next_run_at is not None and made.ticks and made.ticks[0][0] > row.next_run_at:
             logger.warning("schedule %r was late; ticks since %s were left out", row.name, row.next_run_at)
     return len(moves), fired

@@ -23,7 +23,10 @@ def test_call_and_result(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:
     assert conn.execute("select task, queue, args, kwargs from pgqueue.all_jobs").fetchone() == (
         *("shop.mail", "mail", [1], {"x": None}),
     )
-    assert "order 17" in invoke("call", "shop.mail", "--task-id", "order 17").err
+    again = invoke("call", "shop.mail", "--task-id", "order 17")
+    assert (again.code, again.err.partition(": ")[2]) == (
+        *(2, "--task-id: a job 'order 17' is kept already; choose another\n"),
+    )
     done = invoke("result", "order 17")
     assert (done.code, done.out) == (1, "")
     assert "job order 17 is available" in done.err
@@ -58,7 +61,19 @@ def test_call_checks_arguments_of_tasks_it_knows(
     assert program.wait() == 2
     assert "using tasks.py" in program.output
     assert "'b'" in program.output
+    slip = spawn_cli("call", "tasks.ad", "-a", "[1, 2]", env={"PGQUEUE_DSN": dsn}, cwd=tmp_path)
+    assert slip.wait() == 2
+    assert "no task 'tasks.ad' is registered; did you mean 'tasks.add'? --force enqueues it" in slip.output
     assert conn.execute("select count(*) from pgqueue.all_jobs").fetchone() == (0,)
+    conn.rollback()
+    assert spawn_cli("call", "tasks.ad", "--force", env={"PGQUEUE_DSN": dsn}, cwd=tmp_path).wait() == 0
+    assert conn.execute("select task from pgqueue.all_jobs").fetchall() == [("tasks.ad",)]
+
+
+def test_a_file_that_cannot_be_opened_is_named(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text("from pgqueue import PgQueue\napp = PgQueue('shop')\n")
+    done = invoke("-A", "tasks:app", "beat", "--logfile", "/nosuch/x")
+    assert (done.code, done.err) == (2, "pgqueue: /nosuch/x: No such file or directory\n")
 
 
 def test_purge_cancels_what_waits(invoke: Invoke, conn: psycopg.Connection[Any]) -> None:

@@ -69,7 +69,13 @@ def test_version() -> None:
     ("args", "said"),
     [
         (["nonsense"], "No such command 'nonsense'"),
+        (["wroker"], "pgqueue: no command 'wroker'; did you mean 'worker'?"),
         (["worker", "--nonsense"], "--nonsense"),
+        (
+            ["schedules", "add", "x", "t", "--solar", "sunset 1"],
+            "an event, a latitude and a longitude, got 'sunset 1'",
+        ),
+        (["schedules", "add", "x", "t", "--solar", "sunset 1 x"], "--solar: expected such as 'sunset 52.52 13.41'"),
         (["worker", "-A", "tasks"], "It stands before the command: pgqueue -A"),
         (["beat", "-S", "x"], "-S/--scheduler is not supported: schedules are rows"),
         (["-b", "redis://h", "worker"], "-b/--broker is not supported: there is no broker: set PGQUEUE_DSN"),
@@ -362,6 +368,7 @@ def test_beat_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.Monke
         "loglevel": "DEBUG",
         "logfile": "log",
         "max_interval": 5.0,
+        "quiet": False,
         "color": False,
     }
 
@@ -404,4 +411,5 @@ def test_worker_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.Mon
         "scheduler": True,
         "reload": False,
         "spec": "shop_with_options",
+        "quiet": False,
     }

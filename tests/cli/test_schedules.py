@@ -1,7 +1,9 @@
 """`pgqueue schedules`: tables, JSON, edits, backfill."""
 
 import json
+import re
 
+import psycopg
 import pytest
 
 from pgqueue import PgQueue
@@ -36,6 +38,17 @@ def test_a_life_of_a_schedule(invoke: Invoke, dsn: str) -> None:
     assert "when      0 9 1 * * (UTC)" in shown
     assert shown.count("\nnext ") == 5
     assert len(json.loads(invoke("schedules", "show", "s", "--json").out)["next_ticks"]) == 5
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("update pgqueue.schedules set enabled = true")
+        conn.execute("update pgqueue.schedules set problem = repeat('no printer ', 40) where name = 's2'")
+        table = invoke("schedules", "list").out
+        assert max(map(len, table.splitlines())) < 160
+        assert "waits: no printer no printer no printer no prin…" in table
+        told = invoke("schedules", "show", "s2").out
+        assert f"state     waits: {'no printer ' * 40}".rstrip() in told
+        assert "when      every 900 s\n" in told
+        conn.execute("update pgqueue.schedules set problem = null, next_run_at = now() + interval '1.5 s'")
+        assert not re.search(r"next +.*:\d\d\.\d", invoke("schedules", "show", "s2").out)
     assert invoke("schedules", "pause", "s", "s2").out == "s: paused\ns2: paused\n"
     assert invoke("schedules", "resume", "s").out == "s: resumed\n"
     job_id = invoke("schedules", "run", "s").out.strip()

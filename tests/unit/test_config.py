@@ -464,6 +464,13 @@ def test_a_namespace_selects_upper_case_names(conf: Conf) -> None:
         conf.config_from_object(Settings, namespace="CELERY")
 
 
+def test_a_slip_in_a_namespace_is_told_as_it_was_written(conf: Conf) -> None:
+    with pytest.raises(UnknownSetting, match=r"^CELERY_TIMEZON: no setting 'timezon'; did you mean 'timezone'"):
+        conf.config_from_object({"CELERY_TIMEZON": "UTC"}, namespace="CELERY")
+    with pytest.raises(ConfigurationError, match=r"^CELERY_TIMEZONE: timezone: expected the name of a time zone"):
+        conf.config_from_object({"CELERY_TIMEZONE": "Mars"}, namespace="CELERY")
+
+
 def test_settings_by_name_and_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "conf_by_name.py", "timezone = 'Asia/Tokyo'\nclass Other:\n    timezone = 'Europe/Berlin'\n")
     monkeypatch.syspath_prepend(tmp_path)
