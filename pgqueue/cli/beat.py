@@ -42,6 +42,11 @@ def beat(session: Session, max_interval: float | None, loglevel: str, logfile: s
     app = session.app
     # By name: everything else in this module serves --help, which must not load the engine.
     code: int = import_module("pgqueue.worker.beat").run(
-        app, spec=session.app_name, loglevel=loglevel, logfile=logfile, max_interval=max_interval
+        app,
+        spec=session.app_name,
+        loglevel=loglevel,
+        logfile=logfile,
+        max_interval=max_interval,
+        quiet=session.quiet,
     )
     return code

@@ -163,6 +163,7 @@ def worker(
         scheduler=not no_scheduler,
         include=tuple(include or ()),
         spec=session.app_name,
+        quiet=session.quiet,
         **options,
     )
     return code

@@ -100,9 +100,9 @@ class Attempt(Declining):
             if exc is not None:
                 _raise_again(exc)
             handled = sys.exc_info()[1]
-            raise self.MaxRetriesExceededError(
-                f"can't retry {self.name}[{request.id}]: it was retried {request.retries} times"
-            ) from handled
+            times = "once" if request.retries == 1 else f"{request.retries} times"
+            said = f"can't retry {self.name}[{request.id}]: it was retried {times}"
+            raise self.MaxRetriesExceededError(said) from handled
         when: float | datetime = self.default_retry_delay
         try:
             if eta is not None and countdown is not None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import click
 import psycopg
 
 from pgqueue.app.application import PgQueue
@@ -18,7 +17,7 @@ from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run as run_statement
 from pgqueue.store.workers import isolation_level, read_committed, register_worker
 from pgqueue.worker.lease import Lease, process_instance
-from pgqueue.worker.logs import set_up_logging
+from pgqueue.worker.logs import set_up_logging, tell_waiting, teller
 from pgqueue.worker.scheduler import Declared, Scheduler
 from pgqueue.worker.session import PatientConnection, first_connection, mind_poolers
 from pgqueue.worker.signals import Signals
@@ -149,10 +148,6 @@ class Beat:
         )
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def run(
     app: PgQueue,
     *,
@@ -160,7 +155,7 @@ def run(
     loglevel: str = "INFO",
     logfile: str | None = None,
     max_interval: float | None = None,
-    say: Callable[[str], None] = _say,
+    quiet: bool = False,
 ) -> int:
     """Schedule until told to stop.
 
@@ -169,7 +164,7 @@ def run(
         spec: what -A named.
         loglevel, logfile: of the log.
         max_interval: longest sleep in seconds; None: the setting.
-        say: shows a line to the person who started it.
+        quiet: whether it says nothing about itself beside its log.
 
     Returns:
         0.
@@ -178,9 +173,10 @@ def run(
         app.conf.override({"beat_max_loop_interval": max_interval})
     app.finalize()
     set_up_logging(app.conf, loglevel, logfile)
+    say = teller(app.conf, loglevel, logfile, quiet)
     beat = Beat(app, spec)
     Signals(beat.request_stop, 0.0, lambda line: say("pgqueue beat: stopping"))
-    beat.start(say)
+    beat.start(tell_waiting)
     say(f"pgqueue beat {beat.name} is ready (pid {os.getpid()})")
     beat.wait()
     say("pgqueue beat: stopped")

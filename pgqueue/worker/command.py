@@ -5,18 +5,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import psycopg
 
 from pgqueue.app.application import PgQueue
 from pgqueue.config.dsn import describe
+from pgqueue.discovery import import_tasks
 from pgqueue.errors import ConfigurationError
 from pgqueue.store.schema import connect_waiting, found_version
-from pgqueue.worker.logs import set_up_logging
+from pgqueue.worker.logs import set_up_logging, tell_waiting, teller
 from pgqueue.worker.plan import WorkerPlan, make_plan
 from pgqueue.worker.reload import run_reloading, same_command
 from pgqueue.worker.signals import Signals
@@ -27,17 +26,13 @@ __all__ = ["run"]
 logger = logging.getLogger("pgqueue.worker")
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def run(
     app: PgQueue,
     *,
     loglevel: str | None = None,
     pidfile: str | None = None,
     reload: bool = False,
-    say: Callable[[str], None] = _say,
+    quiet: bool = False,
     **options: Any,
 ) -> int:
     """Run a worker until it is told to stop, or has drained its queues (burst).
@@ -47,7 +42,7 @@ def run(
         loglevel: least severe level that is logged; default WARNING.
         pidfile: where to write the process id; removed at the end.
         reload: start again whenever a Python file of the current directory changes (development).
-        say: shows a line to the person who started the worker.
+        quiet: whether the worker says nothing about itself beside its log.
         **options: of make_plan().
 
     Returns:
@@ -61,25 +56,27 @@ def run(
         return run_reloading()
     limits = {"task_time_limit": options.get("time_limit"), "task_soft_time_limit": options.get("soft_time_limit")}
     app.conf.override({name: value for name, value in limits.items() if value is not None})
+    import_tasks(options.get("include", ()))
     plan = make_plan(app, loglevel=loglevel or "WARNING", **options)
     set_up_logging(app.conf, plan.loglevel, plan.logfile)
+    say = teller(app.conf, plan.loglevel, plan.logfile, quiet)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
-    connection: psycopg.Connection[Any] = connect_waiting(app.new_connection, say)
+    connection: psycopg.Connection[Any] = connect_waiting(app.new_connection, tell_waiting)
     with connection:
         server = _server(connection, app)
     worker = Worker(app, plan)
     signals = Signals(worker.request_stop, app.conf.worker_shutdown_timeout, say)
     with _PidFile(pidfile):
-        worker.start(say)
+        worker.start(tell_waiting)
         say(_banner(app, plan, server))
         # In slices, so that signal handlers run on every system.
         while not worker.wait(3600.0):
             pass
     if worker.failure:
-        say(f"pgqueue worker: {worker.failure}")
+        logger.error("%s", worker.failure)
         return 1
-    say(f"pgqueue worker: stopped; {worker.finished} jobs ended here")
+    say(f"pgqueue worker: stopped; {worker.finished} job{'' if worker.finished == 1 else 's'} ended here")
     if signals.restart:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -32,6 +32,7 @@ from pgqueue.errors import (
     Retry,
     Snooze,
     TaskRevokedError,
+    TimeLimitExceeded,
     UnknownTask,
     ValidationError,
 )
@@ -192,8 +193,14 @@ class Executor:
             if close_old is not None:
                 close_old()
 
-    async def arun(self, job: JobToRun, task: Task[..., Any]) -> Outcome:
-        """Run a coroutine task to its end in the running event loop's current asyncio task."""
+    async def arun(self, job: JobToRun, task: Task[..., Any], overdue: Callable[[], bool] = bool) -> Outcome:
+        """Run a coroutine task to its end in the running event loop's current asyncio task.
+
+        Args:
+            job: what to run.
+            task: its task.
+            overdue: whether it was cancelled because its hard time limit has passed.
+        """
         try:
             request, args, kwargs = self.prepare(job, task)
         except Exception as error:
@@ -210,7 +217,7 @@ class Executor:
                 _tell_success(job, request)
             return outcome
         except BaseException as error:
-            return self.ended(job, task, request, error)
+            return self.timed_out(job, task) if overdue() else self.ended(job, task, request, error)
         finally:
             end_prints()
 
@@ -223,9 +230,19 @@ class Executor:
         await self.transactions.close_loop()
 
     def refused(self, job: JobToRun, error: BaseException) -> Outcome:
-        """Return the outcome of a job whose arguments cannot even be decoded."""
+        """Return the outcome of a job that failed outside of its task's function.
+
+        Its task is unknown, its arguments are wrong, or an interruption came in the instant before or after the call.
+        """
         logger.error("Task %s[%s] cannot run: %s", job.task, job.id, _short(error), extra=about(job))
         return (job.number, "failed", encode_error(error), _traceback_text(error))
+
+    def timed_out(self, job: JobToRun, task: Task[..., Any]) -> Outcome:
+        """Return the outcome of a job that was ended as its hard time limit had passed."""
+        passed = f"time limit of {self.limits(job, task)[1]:g} s"
+        logger.error("Task %s[%s] passed its %s", job.task, job.id, passed, extra=about(job))
+        error = TimeLimitExceeded(f"{passed} of task {job.task}[{job.id}] passed")
+        return (job.number, "failed", encode_error(error), None)
 
     def ended(self, job: JobToRun, task: Task[..., Any], request: Request, error: BaseException) -> Outcome:
         """Return the outcome of a call that raised, whatever the error does when it is looked at."""
@@ -266,9 +283,9 @@ class Executor:
         since = None if policy.decide is None else {"since": True}
         if isinstance(error, Retry):
             cause = error.exc or error
-            logger.info("Task %s[%s] retries after attempt %d: %s", *_named(job), _short(cause))
-            changes = json.dumps({**(error.changes or {}), **(since or {})}) if error.changes or since else None
             delay = _seconds_until(error.when)
+            _tell_retry(job, delay, cause)
+            changes = json.dumps({**(error.changes or {}), **(since or {})}) if error.changes or since else None
             return (job.number, "retry", delay, encode_error(cause), _traceback_text(cause), changes)
         if policy.retries(error) and not isinstance(error, ValidationError):
             own = json.loads(job.options) if job.options else {}
@@ -276,7 +293,7 @@ class Executor:
             if limit is None or request.retries < limit:
                 wait = policy.next_delay(error, _elapsed(request, own), request)
                 if wait is not None:
-                    logger.info("Task %s[%s] retries after attempt %d in %.1f s: %s", *_named(job), wait, _short(error))
+                    _tell_retry(job, wait, error)
                     changes = json.dumps(since) if since else None
                     return (job.number, "retry", wait, encode_error(error), _traceback_text(error), changes)
         if isinstance(error, task.throws):
@@ -293,6 +310,10 @@ def _named(job: JobToRun) -> tuple[str, str, int]:
 def _tell_success(job: JobToRun, request: Request) -> None:
     ran = time.monotonic() - (request.started or 0.0)
     logger.debug("Task %s[%s] succeeded at attempt %d in %.3f s", *_named(job), ran)
+
+
+def _tell_retry(job: JobToRun, delay: float, cause: BaseException) -> None:
+    logger.info("Task %s[%s] retries after attempt %d in %.1f s: %s", *_named(job), delay, _short(cause))
 
 
 def _elapsed(request: Request, options: dict[str, Any]) -> float:

@@ -51,6 +51,7 @@ class ChildHost:
         on_backlog: called when the socket did not take a message whole, which is to be flushed when it can.
 
     Attributes:
+        killed: the worker has ended it.
         ended: the process was found to be gone; programs that it started may still hold its end of the socket.
     """
 
@@ -59,7 +60,7 @@ class ChildHost:
         self.kind = kind
         self.board = RunBoard(slots)
         self.ready = False
-        self.ended = False
+        self.ended = self.killed = False
         self._on_backlog = on_backlog
         self.started_at = time.monotonic()
         with theirs:
@@ -105,6 +106,7 @@ class ChildHost:
 
     def kill(self) -> None:
         """End now."""
+        self.killed = True
         self._signal(signal.SIGKILL)
 
     def memory(self) -> int:

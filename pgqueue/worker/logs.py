@@ -6,16 +6,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
+
+import click
 
 from pgqueue.config.conf import Conf
 from pgqueue.config.dsn import redact
 from pgqueue.request import current_request
 
-__all__ = ["about", "end_prints", "set_up_logging"]
+__all__ = ["about", "end_prints", "set_up_logging", "tell_waiting", "teller"]
 
+logger = logging.getLogger("pgqueue.worker")
 prints = logging.getLogger("pgqueue.task.prints")
 
 # A line that a job has begun to print: each job runs in a context of its own.
@@ -110,6 +113,28 @@ def set_up_logging(conf: Conf, level: str = "WARNING", logfile: str | None = Non
         level_number = logging.getLevelName(conf.worker_redirect_stdouts_level)
         sys.stdout = _Prints(sys.stdout, level_number)
         sys.stderr = _Prints(sys.stderr, level_number)
+
+
+def teller(conf: Conf, level: str, logfile: str | None, quiet: bool) -> Callable[[str], None]:
+    """Return what takes a program's words about itself (ready, stopping, stopped).
+
+    A person at a terminal is shown them as they are; in JSON and in a file they are lines of the log like all others.
+
+    Args:
+        conf: for worker_log_format.
+        level, logfile: as of set_up_logging().
+        quiet: whether nothing is to be said.
+    """
+    if quiet or logging.getLevelName(level.upper()) > logging.WARNING:
+        return lambda text: None
+    if logfile or conf.worker_log_format == "json":
+        return lambda text: logger.info("%s", "; ".join(map(str.strip, text.splitlines())))
+    return lambda text: click.echo(text, err=True)
+
+
+def tell_waiting(reason: str) -> None:
+    """Say why a program does not start yet."""
+    logger.warning("waiting for the server, and trying again: %s", reason)
 
 
 def end_prints() -> None:

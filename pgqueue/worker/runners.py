@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
-from pgqueue.codec import encode_error
-from pgqueue.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from pgqueue.errors import SoftTimeLimitExceeded, TaskRevokedError
 from pgqueue.request import progress_sink
 from pgqueue.worker.executor import Executor, JobToRun, Outcome
 from pgqueue.worker.interrupts import Interrupts, call_off
@@ -287,13 +286,13 @@ class LoopRunner:
         slot = self._free_slots.pop() if self._free_slots else None
         if slot is not None:
             self._board.start_slot(slot, job.number, time.monotonic())
-        call = _Interruptible(executor.arun(job, task))
+        timed_out = False
+        call = _Interruptible(executor.arun(job, task, lambda: timed_out))
         call_off.set(call.call_off)
         inner = self._loop.create_task(call.drive())
         timers = []
         if soft is not None:
             timers.append(self._loop.call_later(soft, call.interrupt, inner))
-        timed_out = False
 
         def end() -> None:
             nonlocal timed_out
@@ -315,10 +314,8 @@ class LoopRunner:
             if slot is not None:
                 self._board.clear(slot)
                 self._free_slots.append(slot)
-        if timed_out:
-            error = TimeLimitExceeded(f"time limit of {hard} s of task {job.task}[{job.id}] passed")
-            return (job.number, "failed", encode_error(error), None)
-        return outcome
+        # It may have ended its work in the instant before, but not have gone on as if nothing had happened.
+        return executor.timed_out(job, task) if timed_out and outcome[1] not in ("failed", "settled") else outcome
 
     def _flush(self) -> None:
         """Report what ended since the last time, and start as many others."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from pgqueue.worker.held import Held
 from pgqueue.worker.hosts import ChildHost, Host, LocalHost
+from pgqueue.worker.logs import about
 from pgqueue.worker.plan import WorkerPlan
 from pgqueue.worker.pool import Pool
 from pgqueue.worker.station import Station
@@ -77,11 +78,11 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the hosts of all pools, and the thread that reads from them."""
+        self._reader.start()
         for kind, pool in self._pools.items():
             hosts, slots = (pool.concurrency, 1) if kind == "processes" else (1, pool.concurrency)
             for _ in range(hosts):
                 self._add(pool, slots)
-        self._reader.start()
 
     def tick(self) -> bool:
         """Do what is due; true when something needs watching closely."""
@@ -222,13 +223,18 @@ class Supervisor:
             ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             reason = f"its child process {ended}"
             self._on_death(dict(station.transactions.values()))
+            _tell_of_jobs(station, reason)
             lost = pool.bury(station, reason)
             host.board.close()
             if station.retiring or pool.closed:
                 continue
             if not host.ready:
                 self._failed_starts += 1
-            logger.warning("a child (pid %d) of pool %s died: %s; %d jobs with it", host.pid, pool.kind, reason, lost)
+            if host.killed:
+                logger.info("a child (pid %d) of pool %s was ended with its job, and is replaced", host.pid, pool.kind)
+            else:
+                jobs = "1 job" if lost == 1 else f"{lost} jobs"
+                logger.warning("a child (pid %d) of pool %s died: %s; %s with it", host.pid, pool.kind, reason, jobs)
             self._add(pool, station.slots)
 
     def _renew(self, now: float) -> None:
@@ -278,6 +284,20 @@ class Supervisor:
             self._idle_since = now
             pool.concurrency = hosts - 1
             pool.retire(pool.stations[-1])
+
+
+def _tell_of_jobs(station: Station, reason: str) -> None:
+    """Say of each job that ran in a dead child what becomes of it; time limits were told of when they passed."""
+    for held in list(station.sent.values()):
+        job = held.job
+        if held.number > station.host.board.started:
+            continue
+        if held.end is None:
+            what = "Task %s[%s] was lost at attempt %d: %s"
+            logger.warning(what, job.task, job.id, job.attempt, reason, extra=about(job))
+        elif held.end[0] == "cancelled":
+            what = "Task %s[%s] was cancelled while it ran, at attempt %d"
+            logger.warning(what, job.task, job.id, job.attempt, extra=about(job))
 
 
 def _gathered(messages: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """`pgqueue worker` as a process: what it says, how signals end it, and what becomes of its jobs then."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pgqueue import PgQueue
 from pgqueue.store.schema import expected_version
+from tests.support.cluster import Cluster
 from tests.support.process import REPOSITORY, CommandLine, wait_until
 from tests.worker.conftest import Rows, Send, StartWorker
 from tests.worker.gate import Gate
@@ -207,7 +210,7 @@ def test_lines_of_tasks_name_the_task_and_its_job(
     start_worker: StartWorker, send: Send, tmp_path: Path, rows: Rows
 ) -> None:
     path = tmp_path / "worker.log"
-    worker = start_worker("-P", "processes", "-c", "1", "-l", "INFO", "--logfile", str(path))
+    worker = start_worker("-P", "processes", "-c", "1", "-l", "INFO", "--logfile", str(path), wait=False)
     said, printed, failed = send("say", "aloud"), send("say_by_print", "printed"), send("fail_with", "SystemExit")
     said.get(timeout=30)
     printed.get(timeout=30)
@@ -215,6 +218,10 @@ def test_lines_of_tasks_name_the_task_and_its_job(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait() == 0
     lines = path.read_text().splitlines()
+    assert worker.output == ""
+    assert re.search(r"tests@.* is ready \(pid \d+\); .*; queues: default; ", lines[0])
+    assert any("stopping; running jobs get 25 s" in line for line in lines)
+    assert lines[-1].endswith("pgqueue worker: stopped; 3 jobs ended here")
     for text, result in (
         ("said aloud", said),
         ("printed", printed),
@@ -236,6 +243,49 @@ def test_children_that_cannot_import_the_application_end_the_worker_with_1(
     assert worker.wait() == 1
     assert "only in children" in worker.output
     assert "child processes die before they are ready" in worker.output
+
+
+def test_a_module_that_is_not_there_is_one_line_before_anything_starts(start_worker: StartWorker, rows: Rows) -> None:
+    worker = start_worker("-c", "1", "-I", "nosuch", wait=False)
+    assert worker.wait() == 2
+    (line,) = worker.output.splitlines()
+    assert "no module 'nosuch'" in line
+    assert not rows.execute("select from pgqueue.workers")
+
+
+def test_tasks_of_an_included_module_run(start_worker: StartWorker, sender: PgQueue, tmp_path: Path) -> None:
+    more = "from tests.worker.tasks import app\n\n\n@app.task(name='more')\ndef more():\n    return 'more'\n"
+    (tmp_path / "more.py").write_text(more)
+    start_worker("-P", "processes", "-c", "1", "-I", "more", env={"PYTHONPATH": str(tmp_path)})
+    assert sender.send_task("more").get(timeout=30) == "more"
+
+
+@pytest.mark.parametrize("options", [("-l", "CRITICAL"), ("-l", "ERROR")])
+def test_a_worker_is_as_quiet_as_it_is_told_to_be(
+    start_worker: StartWorker, send: Send, options: tuple[str, ...]
+) -> None:
+    worker = start_worker("-c", "1", "--burst", *options, wait=False)
+    send("echo", 1).get(timeout=30)
+    assert worker.wait() == 0
+    assert worker.output == ""
+
+
+def test_a_quiet_command_line_has_no_banner(dsn: str, spawn_cli: Callable[..., CommandLine]) -> None:
+    app = "tests.worker.tasks:app"
+    worker = spawn_cli("-q", "-A", app, "worker", "-c", "1", "--burst", env={"PGQUEUE_DSN": dsn}, cwd=REPOSITORY)
+    assert worker.wait() == 0
+    assert worker.output == ""
+
+
+def test_a_worker_without_a_server_says_that_it_waits(
+    private_server: Cluster, spawn_cli: Callable[..., CommandLine]
+) -> None:
+    private_server.stop()
+    env = {"PGQUEUE_DSN": private_server.dsn()}
+    worker = spawn_cli("-A", "tests.worker.tasks:app", "worker", "-c", "1", env=env, cwd=REPOSITORY)
+    line = worker.expect("waiting for the server, and trying again: no server listens there")
+    assert "WARNING/MainProcess" in line
+    assert worker.output.count("waiting") == 1
 
 
 def test_burst_ends_when_nothing_is_left(start_worker: StartWorker, send: Send, rows: Rows) -> None:

@@ -1,8 +1,11 @@
 """Lines of the worker's log: JSON, colours, passwords."""
 
+import asyncio
 import io
 import json
 import logging
+import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from pgqueue import PgQueue
 from pgqueue.request import Request, current_request
 from pgqueue.worker.logs import about, set_up_logging
 from tests.worker.conftest import Rows, Send, StartWorker
+from tests.worker.gate import Gate
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +91,74 @@ def test_colours(
     assert broken.startswith("\x1b[31m") is coloured
     assert broken.endswith("\x1b[0m") is coloured
     assert "\x1b" not in well
+
+
+def test_each_job_that_is_ended_by_force_is_told_of(
+    start_worker: StartWorker, send: Send, sender: PgQueue, tmp_path: Path, rows: Rows, gate: Gate
+) -> None:
+    path = tmp_path / "worker.log"
+    env = {"PGQUEUE_WORKER_LOG_FORMAT": "json"}
+    worker = start_worker("-P", "processes", "-c", "1", "--logfile", str(path), env=env, wait=False)
+    cancelled, late, lost = send("deaf", gate.address), send("deaf", gate.address, time_limit=0.4), send("die_once")
+    gate.next()
+    sender.control.revoke(cancelled.id, terminate=True)
+    for result in (cancelled, late, lost):
+        rows.end_of(result.id)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert worker.output == ""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    told = {
+        result.id: [(line["level"], line["message"]) for line in lines if line.get("job_id") == result.id]
+        for result in (cancelled, late, lost)
+    }
+    task = "Task tests.worker.tasks"
+    assert told[cancelled.id] == [("WARNING", f"{task}.deaf[{cancelled.id}] was cancelled while it ran, at attempt 1")]
+    assert told[late.id] == [("ERROR", f"{task}.deaf[{late.id}] passed its time limit of 0.4 s")]
+    reason = "its child process was killed by signal 9"
+    assert told[lost.id][0] == ("WARNING", f"{task}.die_once[{lost.id}] was lost at attempt 1: {reason}")
+    others = [line["message"] for line in lines if "job_id" not in line]
+    assert re.search(r" is ready \(pid \d+\); .*; queues: default; ", others[0])
+    assert others[-1].startswith("pgqueue worker: stopped; ")
+    assert [message.partition(" died: ")[2] for message in others if "died" in message] == [f"{reason}; 1 job with it"]
+    assert sum("was ended with its job" in message for message in others) == 2
+
+
+def test_a_coroutine_past_its_limit_is_told_of_as_that(app: PgQueue, rows: Rows, caplog: Any) -> None:
+    @app.task(time_limit=0.2)
+    async def endless() -> None:
+        await asyncio.sleep(3600)
+
+    @app.task(time_limit=0.2)
+    async def deaf() -> str:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            return "goes on"
+        return "not reached"
+
+    with app.worker(concurrency=2):
+        results = [endless.delay(), deaf.delay()]
+        for result in results:
+            row = rows.end_of(result.id)
+            assert row["error_type"] == "pgqueue.errors.TimeLimitExceeded"
+            assert "time limit of 0.2 s of task" in row["error"]
+    told = {record.task_id: (record.levelname, record.getMessage()) for record in caplog.records}
+    for result, name in zip(results, (endless.name, deaf.name), strict=True):
+        assert told[result.id] == ("ERROR", f"Task {name}[{result.id}] passed its time limit of 0.2 s")
+    assert len(caplog.records) == 2
+
+
+def test_a_retry_is_told_of_with_its_delay(app: PgQueue, rows: Rows, caplog: Any) -> None:
+    @app.task(bind=True)
+    def again(self: Any) -> None:
+        self.retry(countdown=3600)
+
+    with caplog.at_level("INFO", "pgqueue.task"), app.worker(pool="threads", concurrency=1):
+        result = again.delay()
+        rows.until(result.id, "scheduled")
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "pgqueue.task"]
+    assert told.startswith(f"Task {again.name}[{result.id}] retries after attempt 1 in 3600.0 s: Retry(")
 
 
 def test_a_worker_writes_json(start_worker: StartWorker, send: Send, tmp_path: Path, rows: Rows) -> None:
