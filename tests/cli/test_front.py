@@ -369,7 +369,6 @@ def test_beat_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.Monke
         "logfile": "log",
         "max_interval": 5.0,
         "quiet": False,
-        "quiet": False,
         "color": False,
     }
 
@@ -412,6 +411,5 @@ def test_worker_options_reach_the_engine(tmp_path: Path, monkeypatch: pytest.Mon
         "scheduler": True,
         "reload": False,
         "spec": "shop_with_options",
-        "quiet": False,
         "quiet": False,
     }
