@@ -20,7 +20,7 @@ from pgqueue.request import progress_sink
 from pgqueue.worker.application import load_application
 from pgqueue.worker.executor import Executor, JobToRun, as_job
 from pgqueue.worker.interrupts import call_off
-from pgqueue.worker.runners import LoopRunner, ThreadRunner, microseconds_since
+from pgqueue.worker.runners import LoopRunner, Runner, ThreadRunner, microseconds_since
 from pgqueue.worker.wire import Channel, RunBoard
 
 __all__ = ["main"]
@@ -213,6 +213,17 @@ class _ProcessRunner:
             self._channel.send(message)  # signals interrupt the main thread alone
 
 
+def _obey(runner: Runner, message: tuple[Any, ...]) -> bool:
+    """Do what the worker says; false when that is to stop."""
+    if message[0] == "jobs":
+        runner.accept(list(map(as_job, message[1])))
+    elif message[0] == "recall":
+        runner.give_back()
+    elif message[0] == "cancel":
+        runner.cancel(message[1])
+    return bool(message[0] != "stop")
+
+
 def _run_threads(
     executor: Executor, slots: int, board: RunBoard, channel: Channel, messages: list[tuple[Any, ...]] | None
 ) -> None:
@@ -221,13 +232,7 @@ def _run_threads(
     runner.send(("ready", os.getpid()))
     while messages is not None:
         for message in messages:
-            if message[0] == "jobs":
-                runner.accept(list(map(as_job, message[1])))
-            elif message[0] == "recall":
-                runner.give_back()
-            elif message[0] == "cancel":
-                runner.cancel(message[1])
-            elif message[0] == "stop":
+            if not _obey(runner, message):
                 runner.stop()
                 return
         channel.wait()
@@ -248,18 +253,8 @@ async def _run_loop(
     ended = asyncio.Event()
 
     def handle(received: list[tuple[Any, ...]] | None) -> None:
-        if received is None:
+        if received is None or not all(_obey(runner, message) for message in received):
             ended.set()
-            return
-        for message in received:
-            if message[0] == "jobs":
-                runner.accept(list(map(as_job, message[1])))
-            elif message[0] == "recall":
-                runner.give_back()
-            elif message[0] == "cancel":
-                runner.cancel(message[1])
-            elif message[0] == "stop":
-                ended.set()
 
     asyncio.get_running_loop().add_reader(channel.fileno(), lambda: handle(channel.receive()))
     handle(messages)
