@@ -1,5 +1,6 @@
 """The only claimer of a worker: looks for jobs, hands them to the pools, sleeps when there are none."""
 
+import contextlib
 import logging
 import random
 import secrets
@@ -103,7 +104,8 @@ class Claimer:
         """Claim no more, and wait for the claim that is under way."""
         self._stopping = True
         self.nudge()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._listener.end()
 
     def nudge(self) -> None:
@@ -138,6 +140,9 @@ class Claimer:
                 self._close()
                 logger.exception("the claimer failed; it goes on")
                 self._sleep(1.0)
+        if self._listener.keys:
+            with contextlib.suppress(psycopg.Error):
+                self._listener.rise(hand_over=True)  # another one answers from now on
         self._close()
 
     def _claim_until_stopped(self) -> None:

@@ -141,6 +141,26 @@ def test_of_two_applications_on_one_queue_neither_waits_for_a_poll(app: PgQueue,
     second.close()
 
 
+def test_a_worker_that_stops_hands_over_to_another_that_waits(app: PgQueue, dsn: str, rows: Rows) -> None:
+    second = PgQueue("test", dsn=dsn)
+    app.task(name="t")(abs)
+    second.task(name="t")(abs)
+    app.conf.worker_poll_interval = second.conf.worker_poll_interval = 3600
+    answers = """select split_part(a.application_name, '/', 2)::bigint as id
+                 from pg_locks l join pg_stat_activity a using (pid)
+                 where l.classid = hashtext('pgqueue')::oid and l.mode = 'ExclusiveLock' and l.granted"""
+    waits = """select 1 from pg_stat_activity where application_name = 'pgqueue/' || %s
+               and state = 'idle' and query ~ 'fall_asleep'"""
+    first = app.worker(pool="threads", concurrency=1)
+    with first:
+        wait_until(lambda: rows.execute(answers) == [{"id": first.lease.worker_id}], what="the first one answers")
+        with second.worker(pool="threads", concurrency=1) as other:
+            wait_until(lambda: rows.execute(waits, [other.lease.worker_id]), what="the second one waits")
+            first.stop()
+            wait_until(lambda: rows.execute(answers) == [{"id": other.lease.worker_id}], what="the second one answers")
+    second.close()
+
+
 def test_what_a_long_transaction_enqueued_runs_as_soon_as_it_commits(app: PgQueue, dsn: str, rows: Rows) -> None:
     """Thousands of places have passed meanwhile: it is a straggler, and the look that its end wakes goes back."""
 
