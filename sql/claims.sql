@@ -55,6 +55,12 @@ with free as materialized (
     select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) for update skip locked)
 select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) and j.id not in (select free.id from free)
 
+-- name: available_tasks
+-- Which of these tasks have jobs left in these queues.
+select t.name from unnest(%(tasks)s::text[]) t (name)
+where exists (select from pgqueue.live_jobs j
+              where j.state = 'available' and j.queue = any (%(queues)s::text[]) and j.task = t.name)
+
 -- name: held_jobs
 -- After a reconnect: which of these attempts are still this worker's.
 select j.id from unnest(%(ids)s::uuid[], %(tokens)s::bigint[]) u (id, token)

@@ -14,6 +14,7 @@ from pgqueue.store.statement import Queries, Rows, Statement
 
 __all__ = [
     "SEPARATOR",
+    "available_tasks",
     "claim_jobs",
     "end_transactions",
     "fall_asleep",
@@ -233,6 +234,15 @@ def first_places(
 def locked_jobs(queries: Queries, ids: Sequence[str]) -> Statement[set[str]]:
     """Return the ids of those jobs whose rows others have locked."""
     return Statement(queries["locked_jobs"], {"ids": _array(ids)}, lambda rows: set(_ids(rows)))
+
+
+def available_tasks(queries: Queries, queues: Sequence[str], tasks: Sequence[str]) -> Statement[list[str]]:
+    """Return those of these tasks that have available jobs in these queues."""
+    return Statement(
+        queries["available_tasks"],
+        {"queues": list(queues), "tasks": list(tasks)},
+        lambda rows: [row[0] for row in rows],
+    )
 
 
 def held_jobs(queries: Queries, fence: Fence) -> Statement[set[str]]:

@@ -40,6 +40,8 @@ __all__ = ["Completer"]
 logger = logging.getLogger("pgqueue.worker")
 
 BATCH = 500
+# A burst waits for its own retries that are due within this time.
+BRIEF_RETRY_SECONDS = 10.0
 # Classes of errors that no row is to blame for: connection, transaction state, authorization, catalog, schema,
 # rollback, rights or syntax, resources, object state, intervention, system, configuration, internal.
 NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
@@ -50,6 +52,11 @@ ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
 
 class Completer:
     """A thread that writes outcomes.
+
+    Attributes:
+        writing: outcomes in the statement that is under way.
+        finished: jobs that ended.
+        retries_due: when the last of those attempts that were put back for a brief time is due (monotonic seconds).
 
     Args:
         connect: opens its connection.
@@ -87,6 +94,7 @@ class Completer:
         self._connection: PatientConnection | None = None
         self.writing = 0
         self.finished = 0
+        self.retries_due = 0.0
         self._thread = threading.Thread(target=self._work, name="pgqueue-completer", daemon=True)
 
     @property
@@ -108,7 +116,8 @@ class Completer:
         """Write what is pending and end; false when not all could be written within `timeout` seconds."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         self._given_up = True
         return not self._thread.is_alive() and not self.pending
 
@@ -283,6 +292,9 @@ class Completer:
             if not self._run(ensure_partitions(self._queries, self._partition_days)):
                 time.sleep(0.1)  # another is making them
             lost = self._run(self._statement(batch))
+        if kind == "retry":
+            brief = [outcome[1] for _, outcome in batch if outcome[1] <= BRIEF_RETRY_SECONDS]
+            self.retries_due = max(self.retries_due, time.monotonic() + max(brief, default=0.0))
         if kind in ENDS:
             self.finished += len(batch) - len(lost)
         if lost:

@@ -95,27 +95,29 @@ class Lease:
             psycopg.Error: the worker could not register.
         """
         self._connection = connection
-        self._enter(self._connection)
+        self._enter(connection)
         self._renewed_at = time.monotonic()
-        self._expire_predecessors(self._connection)
-        self._rescue(self._connection)
+        self._expire_predecessors(connection)
+        self._rescue(connection)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread and sign the worker off; what it still holds is given back by others."""
         self._stopping = True
         self._beat_now.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         _own_workers.discard(self.worker_id or 0)
         try:
-            connection = self._connection or self._connect()
-            if self.worker_id is not None and not run(
-                connection, stop_worker(self._queries, self.worker_id, self._figures()[1])
-            ):
-                logger.warning("signed off with jobs in hand; another worker gives them back")
-            connection.close()
+            if self.worker_id is not None:
+                connection = self._connection = self._connection or self._connect()
+                if not run(connection, stop_worker(self._queries, self.worker_id, self._figures()[1])):
+                    logger.warning("signed off with jobs in hand; another worker gives them back")
         except psycopg.Error as error:
             logger.warning("could not sign off; the lease will run out: %s", str(error).strip())
+        finally:
+            if self._connection is not None:
+                self._connection.close()
 
     def _enter(self, connection: psycopg.Connection[Any]) -> None:
         with _own_lock:

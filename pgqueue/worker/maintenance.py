@@ -47,7 +47,8 @@ class Maintenance:
     def stop(self) -> None:
         """End the thread; a round under way is short."""
         self._stopping.set()
-        self._thread.join(5.0)
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
 
     def _work(self) -> None:
         # Not all workers of a fleet at once.

@@ -4,11 +4,12 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 from pgqueue.app.application import PgQueue
 from pgqueue.errors import ConfigurationError
 
-__all__ = ["WorkerPlan", "make_plan", "parse_pools"]
+__all__ = ["WorkerPlan", "child_settings", "make_plan", "parse_pools"]
 
 KINDS = ("processes", "threads", "loop", "solo")
 _ALIASES = {"prefork": "processes", "asyncio": "loop", "coroutines": "loop"}
@@ -172,3 +173,33 @@ def make_plan(
         spec=spec,
         unknown_queues=tuple(queue for queue in serving if queue not in known),
     )
+
+
+def child_settings(app: PgQueue, plan: WorkerPlan, application_name: str) -> dict[str, Any]:
+    """Return what a child process of a worker needs to know.
+
+    Args:
+        app: whose tasks it runs.
+        plan: of the worker.
+        application_name: of its database sessions.
+
+    Raises:
+        ConfigurationError: a child could not import the application.
+    """
+    if plan.spec is None:
+        raise ConfigurationError("child processes import the application: name it with -A module:app")
+    return {
+        "app": plan.spec,
+        "include": list(plan.include),
+        "path": sys.path,
+        "overrides": {
+            "dsn": app.dsn,
+            "schema": app.queries.schema,
+            "task_time_limit": plan.time_limit,
+            "task_soft_time_limit": plan.soft_time_limit,
+            "worker_log_color": app.conf.worker_log_color,
+        },
+        "name": plan.name,
+        "application_name": application_name,
+        "log": {"level": plan.loglevel, "logfile": plan.logfile},
+    }

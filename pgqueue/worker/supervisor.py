@@ -122,7 +122,8 @@ class Supervisor:
             self._attention.clear()
         self._ended = True
         self.wake_reader()
-        self._reader.join()
+        if self._reader.ident is not None:
+            self._reader.join()
         for host in hosts:
             if isinstance(host, ChildHost):
                 self._on_death(dict(self._stations[host][1].transactions.values()))

@@ -16,12 +16,13 @@ from typing import Any, Self
 import psycopg
 
 from pgqueue.app.application import PgQueue
-from pgqueue.errors import ConfigurationError
+from pgqueue.store.claims import available_tasks
 from pgqueue.store.partitions import days_ahead, ensure_partitions
 from pgqueue.store.schema import preflight
 from pgqueue.store.statement import run
 from pgqueue.store.workers import isolation_level, read_committed, register_worker
 from pgqueue.worker.beat import scheduler_of
+from pgqueue.worker.burst import Burst
 from pgqueue.worker.claimer import Claimer
 from pgqueue.worker.completer import BATCH, Completer
 from pgqueue.worker.executor import Executor
@@ -31,7 +32,7 @@ from pgqueue.worker.intake import Intake
 from pgqueue.worker.lease import Lease, process_instance
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.maintenance import Maintenance
-from pgqueue.worker.plan import WorkerPlan
+from pgqueue.worker.plan import WorkerPlan, child_settings
 from pgqueue.worker.pool import Pool
 from pgqueue.worker.scheduler import Scheduler
 from pgqueue.worker.session import PatientConnection, first_connection, mind_poolers
@@ -77,7 +78,7 @@ class Worker:
             self._keep_seconds,
             conf.worker_lost_limit,
             self._partition_days,
-            self._after_write,
+            self._has_room,
         )
         self.lease = Lease(
             connect=self._connect,
@@ -127,7 +128,7 @@ class Worker:
                 make_host=self._make_host,
                 finish=self._completer.put,
                 settled=self._count_settled,
-                has_room=self._claimer.has_room,
+                has_room=self._has_room,
                 at_most_once=self._at_most_once,
                 record=self._completer.record,
             )
@@ -144,9 +145,10 @@ class Worker:
         self._maintenance = Maintenance(
             lambda: self._connect(patience=MAINTENANCE_SECONDS), self._queries, self._partition_days
         )
-        self._scheduler: Scheduler | None = None
-        if plan.scheduler:
-            self._scheduler = scheduler_of(app, plan.spec, self._connect, lambda: self.lease.worker_id)
+        self._scheduler: Scheduler | None = None  # once it has started
+        self._burst: Burst | None = None
+        if plan.burst:
+            self._burst = Burst(self.pools, self._completer, self._claimer.nudge, self.request_stop)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -172,14 +174,20 @@ class Worker:
             run(connection, ensure_partitions(self._queries, self._partition_days))
         self.app.conf.freeze("a worker started")
         self.app.embedded_worker_count += self.plan.in_process
-        self.lease.start(first_connection(self._connect, on_wait, room_for=SESSIONS))
-        self._supervisor.start()
-        self._completer.start()
-        self._claimer.start()
-        threading.Thread(target=self._supervise, name="pgqueue-supervisor", daemon=True).start()
-        self._maintenance.start()
-        if self._scheduler is not None:
-            self._scheduler.start()
+        try:
+            self.lease.start(first_connection(self._connect, on_wait, room_for=SESSIONS))
+            self._supervisor.start()
+            self._completer.start()
+            self._claimer.start()
+            self._maintenance.start()
+            if self.plan.scheduler:
+                scheduler = scheduler_of(self.app, self.plan.spec, self._connect, lambda: self.lease.worker_id)
+                scheduler.start()
+                self._scheduler = scheduler
+            threading.Thread(target=self._supervise, name="pgqueue-supervisor", daemon=True).start()
+        except BaseException:
+            self._shut_down()
+            raise
 
     def request_stop(self) -> None:
         """Begin a warm stop; asked again, do not wait for running jobs. Safe from any thread."""
@@ -263,13 +271,10 @@ class Worker:
         return task is not None and not task.acks_late
 
     def _keep_seconds(self, name: str, kind: str) -> float | None:
-        task = self.app.tasks.get(name)
-        keep: float | None
-        if kind == "succeeded":
-            keep = task.result_expires if task is not None else self.app.conf.result_expires
-        else:
-            keep = self.app.conf.failed_result_expires
-        return keep
+        conf, task = self.app.conf, self.app.tasks.get(name)
+        succeeded: float | None = conf.result_expires if task is None else task.result_expires
+        failed: float | None = conf.failed_result_expires
+        return succeeded if kind == "succeeded" else failed
 
     def _hard_limit(self, held: Held) -> float | None:
         task = self.app.tasks.get(held.job.task)
@@ -279,21 +284,33 @@ class Worker:
         return limit
 
     def _room(self) -> tuple[int, list[str]]:
+        if self._burst is not None:
+            self._burst.before_look()
         if self._stopping.is_set() or not self._completer.connected or self._completer.pending > 4 * BATCH:
             return 0, []
         return self._intake.room()
 
-    def _after_write(self) -> None:
-        self._claimer.has_room()  # outcomes that waited to be written may have been what held claims back
-        if self.plan.burst and not any(pool.load for pool in self.pools.values()):
-            self._claimer.nudge()
+    def _has_room(self) -> None:
+        """There is room in a pool, or outcomes were written: what waited to be may have been what held claims back."""
+        self._claimer.has_room()
+        if self._burst is not None:
+            self._burst.after_write()
 
     def _count_settled(self, count: int) -> None:
         self._settled += count
 
     def _drained(self) -> None:
-        if self.plan.burst and not self._completer.pending and not any(pool.load for pool in self.pools.values()):
-            self.request_stop()
+        if self._burst is not None:
+            self._burst.found_nothing()
+
+    def _tell_what_is_left(self) -> None:
+        """A burst that leaves jobs whose tasks it does not know has failed."""
+        if not self.plan.burst or not self._intake.unknown:
+            return
+        with self._connect() as connection:
+            left = run(connection, available_tasks(self._queries, self.plan.queues, sorted(self._intake.unknown)))
+        if left:
+            self.failure = f"jobs are left whose tasks are unknown here: {', '.join(left)}"
 
     def _on_message(self, payload: str) -> None:
         if payload[1:] == str(self.lease.worker_id):
@@ -317,23 +334,7 @@ class Worker:
             if self._executor is None:
                 self._executor = Executor(self.app, self.plan.name, application_name)
             return LocalHost(kind, slots, self._executor, self._supervisor.take_local)
-        if self.plan.spec is None:
-            raise ConfigurationError("child processes import the application: name it with -A module:app")
-        settings = {
-            "app": self.plan.spec,
-            "include": list(self.plan.include),
-            "path": sys.path,
-            "overrides": {
-                "dsn": self.app.dsn,
-                "schema": self._queries.schema,
-                "task_time_limit": self.plan.time_limit,
-                "task_soft_time_limit": self.plan.soft_time_limit,
-                "worker_log_color": self.app.conf.worker_log_color,
-            },
-            "name": self.plan.name,
-            "application_name": application_name,
-            "log": {"level": self.plan.loglevel, "logfile": self.plan.logfile},
-        }
+        settings = child_settings(self.app, self.plan, application_name)
         return ChildHost(kind, slots, settings, self._supervisor.wake_reader)
 
     def _supervise(self) -> None:
@@ -378,13 +379,16 @@ class Worker:
             if not self._completer.stop(10.0):
                 logger.error("%d outcomes could not be written; their jobs will run again", self._completer.pending)
             self._maintenance.stop()
-            self.lease.stop()
-            self.app.embedded_worker_count -= self.plan.in_process
+            self._tell_what_is_left()
         except Exception:
             logger.exception("stopping failed")
             self.failure = "stopping failed; see the errors above"
         finally:
-            self._stopped.set()
+            self.app.embedded_worker_count -= self.plan.in_process
+            try:
+                self.lease.stop()
+            finally:
+                self._stopped.set()
 
     def _release(self, held: Iterable[Held]) -> None:
         entries: list[Entry] = [(attempt, ("released",)) for attempt in held]

@@ -12,7 +12,9 @@ import psutil
 import psycopg
 import pytest
 
-from pgqueue import PgQueue, current_connection
+from pgqueue import ConfigurationError, PgQueue, current_connection
+from pgqueue.worker.plan import make_plan
+from pgqueue.worker.worker import Worker
 from tests.support.process import wait_until
 from tests.worker.conftest import Rows, Send, StartWorker
 from tests.worker.gate import Gate, avisit, visit
@@ -107,6 +109,27 @@ def test_progress_is_written_while_the_task_runs_and_gone_after_it(app: PgQueue,
         visitor.let_go("done")
         assert result.get(timeout=30) == "done"
     assert result.state == "SUCCESS"
+
+
+def test_a_worker_that_cannot_start_leaves_no_trace_of_itself(app: PgQueue, rows: Rows) -> None:
+    threads = threading.active_count()
+    worker = Worker(app, make_plan(app, pool="processes", concurrency=1))  # its children could import nothing
+    with pytest.raises(ConfigurationError):
+        worker.start()
+    assert rows.worker()["stopped_at"] is not None
+    assert threading.active_count() == threads
+    assert worker.wait(0)
+
+
+def test_a_worker_that_fails_while_it_registers_leaves_no_lease(app: PgQueue, rows: Rows) -> None:
+    rows.execute(
+        """create or replace function pgqueue.rescue_jobs(p_lost_limit integer, p_limit integer, p_keep interval)
+           returns table (worker text, id uuid, outcome text) language plpgsql as $$
+           begin raise exception 'no rescue'; end $$"""
+    )
+    with pytest.raises(psycopg.Error, match="no rescue"):
+        Worker(app, make_plan(app, pool="solo")).start()
+    assert rows.worker()["stopped_at"] is not None
 
 
 def test_an_error_in_the_program_stops_the_worker_too(app: PgQueue, rows: Rows) -> None:
