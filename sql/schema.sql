@@ -2154,6 +2154,7 @@ begin
                case when k.cancel_asked then 'cancelled' else 'failed' end as final,
                json_build_object('type', 'pgqueue.errors.WorkerLostError', 'message',
                    p_reason || case when k.task = any (p_at_most_once) then '; the task runs at most once (acks_late=False)'
+                                    when k.lost = 0 then '; lost once'
                                     else format('; lost %s times', k.lost + 1) end) as error
         from (select distinct u.id, u.token from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
         cross join lateral (

@@ -269,6 +269,8 @@ def test_a_lost_attempt_is_spent_and_the_third_loss_ends_the_job(store: Store) -
     assert (row["state"], row["lost"], row["attempt"]) == ("failed", 3, 3)
     assert json.loads(row["error"]) == {"type": "pgqueue.errors.WorkerLostError", "message": "killed; lost 3 times"}
     assert store.attempts(job_id) == [(1, "lost"), (2, "lost"), (3, "lost")]
+    said = store.rows("select error->>'message' from pgqueue.attempts where job_id = %s order by attempt", [job_id])
+    assert said == [("killed; lost once",), ("killed; lost 2 times",), ("killed; lost 3 times",)]
 
 
 def test_a_job_that_runs_at_most_once_ends_with_its_worker(store: Store) -> None:
