@@ -18,6 +18,7 @@ from pgqueue.store.claims import claim_jobs, first_places
 from pgqueue.store.statement import Queries, run
 from pgqueue.worker.lanes import Lanes
 from pgqueue.worker.listener import Listener
+from pgqueue.worker.logs import first_line
 
 __all__ = ["Claimer"]
 
@@ -93,6 +94,7 @@ class Claimer:
         self._opened_at = 0.0
         self._unheard: list[int] = []  # tokens of claims whose answer was lost
         self._looked_at: float | None = None
+        self._failing_since: float | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="pgqueue-claimer", daemon=True)
 
@@ -133,6 +135,7 @@ class Claimer:
                 if self._looked_at is not None and time.monotonic() - self._opened_at > SETTLED_SECONDS:
                     delay = 0.1
                 self._close()
+                self._failing_since = self._failing_since or time.monotonic()
                 logger.warning("cannot claim now: %s", first_line(error))
                 self._sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 5.0)
@@ -160,6 +163,9 @@ class Claimer:
             elif self._wait_for_full(full):
                 continue
             claimed = self._look(worker_id, limit, full)
+            if self._failing_since is not None:
+                logger.info("connected again after %.0f s", time.monotonic() - self._failing_since)
+                self._failing_since = None
             more = claimed == limit
             if claimed:
                 quiet_looks = 0
@@ -304,11 +310,6 @@ class Claimer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _place(job: ClaimedJob) -> tuple[int, int]:

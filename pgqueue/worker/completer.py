@@ -32,7 +32,7 @@ from pgqueue.store.partitions import ensure_partitions
 from pgqueue.store.statement import Queries, Statement, run
 from pgqueue.store.workflows import replace_job
 from pgqueue.worker.held import Entry, Held, Recorded
-from pgqueue.worker.logs import about
+from pgqueue.worker.logs import about, first_line
 from pgqueue.worker.session import PatientConnection
 
 __all__ = ["Completer"]
@@ -157,7 +157,7 @@ class Completer:
                     self._write_some()
                     delay = 0.1
             except psycopg.Error as error:
-                logger.warning("cannot write outcomes now (%d wait): %s", self.pending, str(error).strip())
+                logger.warning("cannot write outcomes now (%d wait): %s", self.pending, first_line(error))
                 self._disconnect()
                 if self._stopping and delay > 2:
                     return
@@ -331,7 +331,7 @@ class Completer:
         if kind in ("lost", "adrift"):
             once = [held.job.task for held, outcome in batch if outcome[2]]
             lose = lose_jobs(queries, fence, self._lost_limit, once, batch[0][1][1], keep)
-            return Statement(lose.sql, lose.params, lambda rows: _missing(batch, {str(row[0]) for row in rows}))
+            return Statement(lose.sql, lose.params, lambda rows: _not_lost(batch, dict(rows)))
         errors = [outcome[1] for _, outcome in batch]
         tracebacks = [outcome[2] for _, outcome in batch]
         return finish_jobs(queries, fence, kind, [None] * len(batch), errors, tracebacks, keep, micros)
@@ -378,7 +378,12 @@ def _same_kind(batch: list[Entry], keep_seconds: Callable[[str, str], float | No
     return head, rest
 
 
-def _missing(batch: list[Entry], found: set[str]) -> list[str]:
+def _not_lost(batch: list[Entry], states: dict[Any, str]) -> list[str]:
+    """The ids of attempts that were no longer ours to lose; says which jobs failed for good."""
+    found = {str(job_id): state for job_id, state in states.items()}
+    for job, reason in [(held.job, outcome[1]) for held, outcome in batch if found.get(held.job.id) == "failed"]:
+        failed = "Task %s[%s] failed at attempt %d: WorkerLostError(%r)"
+        logger.error(failed, job.task, job.id, job.attempt, reason, extra=about(job))
     return [held.job.id for held, _ in batch if held.job.id not in found]
 
 

@@ -14,6 +14,7 @@ import psycopg
 from pgqueue.store.claims import rescue_jobs
 from pgqueue.store.statement import Queries, run
 from pgqueue.store.workers import expire_leases, live_predecessors, renew_lease, stop_worker
+from pgqueue.worker.logs import first_line
 
 __all__ = ["Lease", "process_instance"]
 
@@ -114,7 +115,7 @@ class Lease:
                 if not run(connection, stop_worker(self._queries, self.worker_id, self._figures()[1])):
                     logger.warning("signed off with jobs in hand; another worker gives them back")
         except psycopg.Error as error:
-            logger.warning("could not sign off; the lease will run out: %s", str(error).strip())
+            logger.warning("could not sign off; the lease will run out: %s", first_line(error))
         finally:
             if self._connection is not None:
                 self._connection.close()
@@ -139,7 +140,7 @@ class Lease:
                     delay = 0.1
                     break
                 except psycopg.Error as error:
-                    logger.warning("cannot renew the lease now: %s", str(error).strip())
+                    logger.warning("cannot renew the lease now: %s", first_line(error))
                     if self._connection is not None:
                         self._connection.close()
                         self._connection = None

@@ -16,7 +16,7 @@ from pgqueue.config.conf import Conf
 from pgqueue.config.dsn import redact
 from pgqueue.request import current_request
 
-__all__ = ["about", "end_prints", "set_up_logging", "tell_waiting", "teller"]
+__all__ = ["about", "end_prints", "first_line", "set_up_logging", "tell_waiting", "teller"]
 
 logger = logging.getLogger("pgqueue.worker")
 prints = logging.getLogger("pgqueue.task.prints")
@@ -43,6 +43,11 @@ class _Job(Protocol):
 def about(job: _Job) -> dict[str, Any]:
     """What a log record carries of the job that it is about, as `extra`."""
     return {"task_id": job.id, "task_name": job.task, "attempt": job.attempt}
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 class _Formatter(logging.Formatter):

@@ -13,6 +13,7 @@ from pgqueue.store.partitions import drop_expired, ensure_partitions
 from pgqueue.store.statement import Queries, run
 from pgqueue.store.workers import prune_workers
 from pgqueue.store.workflows import mend_workflows, prune_workflows
+from pgqueue.worker.logs import first_line
 
 __all__ = ["Maintenance"]
 
@@ -70,7 +71,7 @@ class Maintenance:
             with self._connect() as connection:
                 duty(connection)
         except psycopg.Error as error:
-            logger.warning("maintenance is put off: %s", str(error).strip())
+            logger.warning("maintenance is put off: %s", first_line(error))
         except Exception:
             logger.exception("maintenance failed; it goes on")
 

@@ -15,7 +15,9 @@ import pytest
 
 from pgqueue import PgQueue
 from pgqueue.request import Request, current_request
+from pgqueue.store.schema import migrate
 from pgqueue.worker.logs import about, set_up_logging
+from tests.support.cluster import Cluster
 from tests.worker.conftest import Rows, Send, StartWorker
 from tests.worker.gate import Gate
 
@@ -116,12 +118,29 @@ def test_each_job_that_is_ended_by_force_is_told_of(
     assert told[cancelled.id] == [("WARNING", f"{task}.deaf[{cancelled.id}] was cancelled while it ran, at attempt 1")]
     assert told[late.id] == [("ERROR", f"{task}.deaf[{late.id}] passed its time limit of 0.4 s")]
     reason = "its child process was killed by signal 9"
-    assert told[lost.id][0] == ("WARNING", f"{task}.die_once[{lost.id}] was lost at attempt 1: {reason}")
+    assert told[lost.id] == [
+        ("WARNING", f"{task}.die_once[{lost.id}] was lost at attempt 1: {reason}"),
+        ("ERROR", f"{task}.die_once[{lost.id}] failed at attempt 1: WorkerLostError('{reason}')"),
+    ]
     others = [line["message"] for line in lines if "job_id" not in line]
     assert re.search(r" is ready \(pid \d+\); .*; queues: default; ", others[0])
     assert others[-1].startswith("pgqueue worker: stopped; ")
     assert [message.partition(" died: ")[2] for message in others if "died" in message] == [f"{reason}; 1 job with it"]
     assert sum("was ended with its job" in message for message in others) == 2
+
+
+def test_after_a_restart_of_the_server_the_log_says_that_all_is_well_again(
+    private_server: Cluster, start_worker: StartWorker
+) -> None:
+    migrate(private_server.dsn())
+    worker = start_worker("-c", "1", env={"PGQUEUE_DSN": private_server.dsn()})
+    private_server.stop()
+    worker.expect("cannot claim now")
+    private_server.start()
+    worker.expect("connected again after")
+    lines = worker.output.partition("jobs run at least once")[2].splitlines()[1:]
+    assert [line for line in lines if not line.startswith("[")] == []
+    assert worker.output.count("connected again") == 1
 
 
 def test_a_coroutine_past_its_limit_is_told_of_as_that(app: PgQueue, rows: Rows, caplog: Any) -> None:
