@@ -61,6 +61,18 @@ def test_dump_is_what_the_migrations_make(whole: str) -> None:
     assert whole == TARGET.read_text(), "run: python scripts/dump_schema.py"
 
 
+def test_lines_of_schedules_and_workflows_are_as_short_as_those_of_python() -> None:
+    files = sorted((TARGET.parents[1] / "migrations" / "sql").glob("000[23]_*.sql"))
+    assert len(files) == 4
+    long = [
+        f"{path.name}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120
+    ]
+    assert not long
+
+
 @pytest.mark.parametrize("schema", ["_2", LONGEST, "jobs_of_the_shop"])
 def test_the_schema_is_the_same_under_any_name(empty_dsn: str, schema: str, whole: str) -> None:
     migrate(empty_dsn, schema)
