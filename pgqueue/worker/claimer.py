@@ -172,6 +172,11 @@ class Claimer:
                 burst += claimed
                 if listener.asleep and claimed > BUSY_JOBS:
                     listener.rise(hand_over=False)
+                if listener.asleep and not (more or full or stale or self._unknown):
+                    # It found all there was, and what came since has told: no look for nothing beside the work.
+                    burst = 0
+                    woken = self._sleep_until_told()
+                    stale = bool(listener.others)
                 continue
             if self._due_in is not None and self._due_in <= 0:
                 continue
@@ -191,7 +196,7 @@ class Claimer:
                     listener.tell_others()
                 untold = False
                 burst = quiet_looks = 0
-                woken = self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+                woken = self._sleep_until_told()
                 stale = bool(listener.others)  # who answers for them may be gone by now
             elif not listener.listening:
                 # No notification will come: look often after work, and ever more seldom.
@@ -212,7 +217,7 @@ class Claimer:
                     quiet_looks += 1
                 else:
                     burst = quiet_looks = 0
-                    self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
+                    self._sleep_until_told()
             self._wants_room = False
 
     def _wait_for_full(self, full: list[str]) -> bool:
@@ -283,6 +288,10 @@ class Claimer:
         if lanes := self._lanes.behind():
             self._lanes.move(lanes, run(connection, first_places(self._queries, lanes, list(self._unknown))))
         return len(jobs)
+
+    def _sleep_until_told(self) -> bool:
+        """Sleep as long as polling allows; true as Listener.sleep()."""
+        return self._sleep(self._poll_seconds * random.uniform(0.9, 1.0))
 
     def _sleep(self, seconds: float) -> bool:
         """Sleep until something may have become available, or until the next job is due; true as Listener.sleep()."""

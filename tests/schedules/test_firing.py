@@ -88,7 +88,7 @@ def test_one_that_cannot_be_enqueued_holds_up_no_other(
     )
     with caplog.at_level(logging.WARNING):
         assert fire_batch(db, QUERIES, BEGIN) == (5, 4)
-    assert "schedule 's1' cannot be enqueued: not on sundays" in caplog.text
+    assert "schedule 's1': cannot be enqueued: not on sundays" in caplog.text
     assert fire_batch(db, QUERIES, BEGIN) == (0, 0)
     problems = db.execute("select name, problem from pgqueue.schedules where problem is not null").fetchall()
     assert problems == [("s1", "cannot be enqueued: not on sundays")]

@@ -58,3 +58,27 @@ def test_a_claimer_that_learns_of_its_eviction_from_a_claim_outlives_its_lost_li
         rescuer.commit()
         assert result.get(timeout=30) == 4
         assert rows.worker()["id"] > evicted
+
+
+def test_a_sleeping_worker_looks_once_for_each_job_that_wakes_it(app: PgQueue, rows: Rows, dsn: str) -> None:
+    app.conf.update(worker_heartbeat=1000, worker_lease=3600, worker_poll_interval=3600)
+    jobs = 20
+
+    @app.task
+    def double(n: int) -> int:
+        return 2 * n
+
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute(
+            "do $$begin execute format('alter database %I set track_functions = pl', current_database()); end$$"
+        )
+    asleep = "select count(*) as n from pg_locks where locktype = 'advisory' and classid = hashtext('pgqueue')::oid"
+    unfinished = "select count(*) as n from pgqueue.live_jobs"
+    with app.worker(pool="threads", concurrency=1):
+        for number in range(jobs):
+            wait_until(lambda: rows.execute(asleep)[0]["n"] == 1, what="the worker sleeps")
+            double.delay(number)
+            wait_until(lambda: rows.execute(unfinished)[0]["n"] == 0, what="the job is done")
+    # Its sessions have told what they did when they ended.
+    called = "select calls as n from pg_stat_user_functions where schemaname = 'pgqueue' and funcname = 'claim_jobs'"
+    assert wait_until(lambda: rows.execute(called))[0]["n"] < jobs + 8
