@@ -1,5 +1,6 @@
 -- name: claim_jobs
--- The first row describes the look; the others are the jobs claimed. Arrays travel as text: ids and places need no quoting.
+-- The first row describes the look; the others are the jobs claimed. Arrays travel as text: ids and places need no
+-- quoting.
 select * from pgqueue.claim_jobs(
     %(worker_id)s, %(token)s, %(queues)s::text[], %(priorities)s::smallint[], %(after)s::bigint[], %(before)s::bigint[],
     %(limit)s, %(excluded)s::text[], %(due_window)s)
@@ -9,24 +10,25 @@ select * from pgqueue.claim_jobs(
 select pgqueue.first_places(%(queues)s::text[], %(priorities)s::smallint[], %(after)s::bigint[], %(excluded)s::text[])
 
 -- name: finish_jobs
--- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON escapes.
--- This and what follows of its kind waits for no locked row for long: the others of the batch are to be written.
+-- Fenced; returns the ids whose lease was lost. Texts of the batch are joined by the unit separator, which JSON
+-- escapes. This and what follows of its kind waits for no locked row for long: the others of the batch are to be
+-- written.
 select unnest(pgqueue.finish_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s, string_to_array(%(results)s, E'\x1f', ''),
     %(errors)s::text[], %(tracebacks)s::text[], %(keep)s, %(micros)s::bigint[]))
-where set_config('lock_timeout', '500ms', true) is not null
+where set_config('lock_timeout', '2s', true) is not null
 
 -- name: retry_jobs
 -- Fenced; running jobs that asked for another attempt.
 select unnest(pgqueue.retry_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(delays)s::float8[], %(errors)s::text[], %(tracebacks)s::text[],
     %(changes)s::text[], %(keep)s, %(micros)s::bigint[]))
-where set_config('lock_timeout', '500ms', true) is not null
+where set_config('lock_timeout', '2s', true) is not null
 
 -- name: release_jobs
 -- Fenced; given back as if never claimed.
 select unnest(pgqueue.release_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], %(keep)s))
-where set_config('lock_timeout', '500ms', true) is not null
+where set_config('lock_timeout', '2s', true) is not null
 
 -- name: release_claims
 -- Claims whose answer was lost: if they happened, this worker does not know what it holds.
@@ -38,12 +40,12 @@ where j.state = 'running' and j.worker_id = %(worker_id)s and j.claim_token = an
 -- Fenced; attempts that ended with the process that ran them.
 select id, outcome from pgqueue.lose_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(lost_limit)s, %(at_most_once)s::text[], %(reason)s, %(keep)s)
-where set_config('lock_timeout', '500ms', true) is not null
+where set_config('lock_timeout', '2s', true) is not null
 
 -- name: record_jobs
 -- Fenced; attempts that begin, or have run for a while: they count as lost if this worker dies.
 select unnest(pgqueue.record_jobs(%(ids)s::uuid[], %(tokens)s::bigint[], true))
-where set_config('lock_timeout', '500ms', true) is not null
+where set_config('lock_timeout', '2s', true) is not null
 
 -- name: rescue_jobs
 -- Jobs of workers whose lease ran out.
@@ -80,7 +82,8 @@ select pgqueue.wake_up(%(queues)s::text[], %(hand_over)s)
 
 -- name: tell_others
 -- On the LISTEN session: other idle workers look once, while this one goes on answering for these queues.
-select count(pg_notify('pgqueue', 'h' || s.k)) from (select distinct pgqueue.queue_key(q) as k from unnest(%(queues)s::text[]) q) s
+select count(pg_notify('pgqueue', 'h' || s.k))
+from (select distinct pgqueue.queue_key(q) as k from unnest(%(queues)s::text[]) q) s
 
 -- name: begin_task
 -- Begins a transactional task: the id by which its end knows that the transaction is still the same, and what tells the
@@ -96,8 +99,8 @@ from unnest(%(pids)s::integer[], %(xids)s::text[]) u (pid, xid)
 join pg_stat_activity a on a.pid = u.pid and a.backend_xid::text = u.xid and a.datname = current_database()
 
 -- name: finish_task
--- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost. Each value
--- has its type, for drivers that ask for one (asyncpg).
+-- Ends a transactional task inside its own transaction: the transaction's id, and the ids whose lease was lost. Each
+-- value has its type, for drivers that ask for one (asyncpg).
 select pg_current_xact_id()::text, pgqueue.finish_jobs(
     %(ids)s::uuid[], %(tokens)s::bigint[], %(state)s::text, string_to_array(%(results)s::text, E'\x1f', ''),
     %(errors)s::text[], %(tracebacks)s::text[], %(keep)s::interval, %(micros)s::bigint[])
