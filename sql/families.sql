@@ -30,8 +30,8 @@ where f.parent_id = %(id)s and f.delete_after >= %(kept_after)s
 order by id
 
 -- name: members_of_group
--- The jobs that the members of a group end with, in the order of the header; none if there is no such group. Those of the
--- group that gave a workflow its id are known by their options.
+-- The jobs that the members of a group end with, in the order of the header; none if there is no such group. Those of
+-- the group that gave a workflow its id are known by their options.
 select m.id::text
 from pgqueue.workflow_groups g cross join lateral unnest(g.job_ids) with ordinality m (id, place)
 where g.id = %(id)s

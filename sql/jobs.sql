@@ -23,11 +23,13 @@ select state, task, queue, priority, args::text, kwargs::text, result::text, err
 from (
     select j.state, j.task, j.queue, j.priority, j.args, j.kwargs, null::json as result, null::json as error,
            null::text as traceback, j.attempt, j.lost, j.enqueued_at, j.run_at, j.started_at,
-           null::timestamptz as finished_at, j.expires_at, j.worker_id, j.headers, j.options, j.progress, j.root_id, j.parent_id
+           null::timestamptz as finished_at, j.expires_at, j.worker_id, j.headers, j.options, j.progress, j.root_id,
+           j.parent_id
     from pgqueue.live_jobs j where j.id = %(id)s
     union all
     select f.state, f.task, f.queue, f.priority, f.args, f.kwargs, f.result, f.error, f.traceback, f.attempt, f.lost,
-           f.enqueued_at, f.run_at, f.started_at, f.finished_at, f.expires_at, f.worker_id, f.headers, f.options, null, f.root_id, f.parent_id
+           f.enqueued_at, f.run_at, f.started_at, f.finished_at, f.expires_at, f.worker_id, f.headers, f.options, null,
+           f.root_id, f.parent_id
     from pgqueue.finished_jobs f where f.id = %(id)s and f.delete_after >= %(kept_after)s
 ) found
 left join lateral (select w.name as worker from pgqueue.workers w where w.id = found.worker_id) w on true
@@ -71,7 +73,8 @@ select unnest(pgqueue.revive_jobs(%(ids)s::uuid[]))
 -- name: live_worker_exists
 -- Whether any live worker serves the queue of a live job; no row when the job is not live.
 select exists (select from pgqueue.workers w
-               where w.stopped_at is null and w.lost_at is null and w.lease_expires_at > now() and j.queue = any (w.queues))
+               where w.stopped_at is null and w.lost_at is null and w.lease_expires_at > now()
+                 and j.queue = any (w.queues))
 from pgqueue.live_jobs j where j.id = %(id)s
 
 -- name: taken_ids
@@ -86,7 +89,9 @@ delete from pgqueue.live_jobs where id = any (%(ids)s::uuid[])
 
 -- name: find_schema
 -- Whether this database has the function that enqueues; never an error, so that a caller's transaction survives it.
-select to_regprocedure('pgqueue.enqueue_job(uuid, text, text, integer, json, json, json, json, double precision, timestamptz, double precision, timestamptz, uuid, uuid, boolean)') is not null
+select to_regprocedure(
+    'pgqueue.enqueue_job(uuid, text, text, integer, json, json, json, json, double precision, timestamptz, '
+    'double precision, timestamptz, uuid, uuid, boolean)') is not null
 
 -- name: backend_pid
 -- Differs from what the connection was told at its start when a pooler stands between.

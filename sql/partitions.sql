@@ -3,7 +3,8 @@
 select pgqueue.ensure_partitions(%(days)s)
 
 -- name: list_partitions
--- Those of one UTC day each, and those that were detached but not dropped yet. `expired`: no row in it is kept any more.
+-- Those of one UTC day each, and those that were detached but not dropped yet. `expired`: no row in it is kept any
+-- more.
 select p.parent, c.relname, p.day, p.day + 1 <= now() at time zone 'UTC' as expired,
        i.inhrelid is not null as attached, coalesce(i.inhdetachpending, false) as pending,
        greatest(c.reltuples, 0)::bigint as rows, pg_total_relation_size(c.oid) as bytes

@@ -96,7 +96,7 @@ CREATE INDEX live_jobs_available ON pgqueue.live_jobs USING btree (queue, priori
 CREATE INDEX live_jobs_due ON pgqueue.live_jobs USING btree (run_at) WHERE (state = 'scheduled'::text);
 CREATE INDEX live_jobs_parent ON pgqueue.live_jobs USING btree (parent_id) WHERE (parent_id IS NOT NULL);
 CREATE INDEX live_jobs_running ON pgqueue.live_jobs USING btree (worker_id) WHERE (state = 'running'::text);
-comment on table live_jobs is 'Jobs that are not finished: scheduled, available, running.';
+comment on table live_jobs is 'Jobs that are not finished: waiting, scheduled, available, running.';
 
 create table schedule_declarations (
     owner text not null,
@@ -713,7 +713,8 @@ begin
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
             priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step
+               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id,
+               workflow_id, step
         from locked where state <> 'running'
     ), asked as (
         update pgqueue.live_jobs j set cancel_asked = true
@@ -1091,7 +1092,8 @@ begin
     perform 1 from pgqueue.workers w where w.id = p_worker_id and w.lost_at is null and w.stopped_at is null
     for key share;
     if not found then
-        raise exception 'worker % is not registered, has stopped or was declared lost', p_worker_id using errcode = 'PGQ01';
+        raise exception 'worker % is not registered, has stopped or was declared lost', p_worker_id
+            using errcode = 'PGQ01';
     end if;
 
     select s.run_at into v_due from pgqueue.live_jobs s
@@ -1381,10 +1383,12 @@ declare
     v_id uuid := coalesce(task_id, pgqueue.new_job_id());
 begin
     if task is null or length(task) not between 1 and 255 or task !~ '^[^[:cntrl:][:space:]]+$' then
-        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(regexp_replace(left(task, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
+        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %',
+            coalesce(quote_literal(regexp_replace(left(task, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif queue is null or queue !~ '^[A-Za-z0-9_.:-]{1,128}$' then
-        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(regexp_replace(left(queue, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
+        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %',
+            coalesce(quote_literal(regexp_replace(left(queue, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif priority is null or priority not between 0 and 9 then
         raise exception 'priority: 0 to 9 (9 runs first) is needed, got %', coalesce(priority::text, 'NULL')
@@ -1398,14 +1402,16 @@ begin
     elsif headers is not null and jsonb_typeof(headers) <> 'object' then
         raise exception 'headers: a JSON object is needed, got %', jsonb_typeof(headers)
             using errcode = 'invalid_parameter_value';
-    elsif octet_length(args::text) + octet_length(kwargs::text) + coalesce(octet_length(headers::text), 0) > 1048576 then
+    elsif octet_length(args::text) + octet_length(kwargs::text)
+          + coalesce(octet_length(headers::text), 0) > 1048576 then
         raise exception 'args: arguments are larger than 1048576 bytes; store them and pass their key'
             using errcode = 'program_limit_exceeded';
     elsif countdown is not null and eta is not null then
         raise exception 'countdown: give countdown or eta, not both' using errcode = 'invalid_parameter_value';
     elsif countdown < interval '0' or countdown > interval '10 years' or not isfinite(eta) or not isfinite(expires)
           or eta > clock_timestamp() + interval '10 years' then
-        raise exception 'countdown, eta, expires: 0 to 10 years from now are needed' using errcode = 'invalid_parameter_value';
+        raise exception 'countdown, eta, expires: 0 to 10 years from now are needed'
+            using errcode = 'invalid_parameter_value';
     end if;
     if not pgqueue.enqueue_job(
         v_id, task, queue, priority, nullif(args, '[]')::json, nullif(kwargs, '{}')::json, headers::json, null,
@@ -1773,13 +1779,18 @@ begin
     if not pg_try_advisory_xact_lock(hashtext('pgqueue/partitions'), 0) then
         return 0;
     end if;
-    for v_day in select d::date from generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + p_days, '1 day') d loop
+    for v_day in
+        select d::date
+        from generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + p_days, '1 day') d
+    loop
         foreach v_table in array array['finished_jobs', 'attempts'] loop
             v_name := v_table || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(format('pgqueue.%I', v_name)) is not null;
-            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including constraints)', v_name, v_table);
+            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including constraints)',
+                           v_name, v_table);
             execute format('alter table pgqueue.%I attach partition pgqueue.%I for values from (%L) to (%L)',
-                           v_table, v_name, v_day::timestamp at time zone 'UTC', (v_day + 1)::timestamp at time zone 'UTC');
+                           v_table, v_name, v_day::timestamp at time zone 'UTC',
+                           (v_day + 1)::timestamp at time zone 'UTC');
             v_made := v_made + 1;
         end loop;
     end loop;
@@ -1844,13 +1855,16 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id, workflow_id, step)
+            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id,
+            parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, begun_at, v_now, v_keep, worker_id, attempt,
-               priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
+               priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json,
+               traceback,
                root_id, parent_id, workflow_id, step
         from locked
     ), story as (
-        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error,
+            traceback)
         select id, attempt, 'failed', worker_id, begun_at, v_now, v_keep, error::json, traceback
         from locked where p_state = 'failed'
     )
@@ -1860,8 +1874,8 @@ begin
            array_agg(id) filter (where workflow_id is not null)
     into v_count, v_woken, v_gone, v_done, v_steps
     from locked;
-    -- By place is the cheap way, but a row that another session updated meanwhile (to wait for it, say) has moved to a
-    -- place that the statement could not see.
+    -- A row that another session updated between the statement's snapshot and its lock (to wait for it, say) can escape
+    -- its `gone`.
     if v_gone < v_count then
         delete from pgqueue.live_jobs where id = any (v_done);
     end if;
@@ -2153,7 +2167,8 @@ begin
         select k.*, (k.lost + 1 >= p_lost_limit or k.task = any (p_at_most_once)) as ends,
                case when k.cancel_asked then 'cancelled' else 'failed' end as final,
                json_build_object('type', 'pgqueue.errors.WorkerLostError', 'message',
-                   p_reason || case when k.task = any (p_at_most_once) then '; the task runs at most once (acks_late=False)'
+                   p_reason || case when k.task = any (p_at_most_once)
+                                    then '; the task runs at most once (acks_late=False)'
                                     when k.lost = 0 then '; lost once'
                                     else format('; lost %s times', k.lost + 1) end) as error
         from (select distinct u.id, u.token from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
@@ -2169,9 +2184,11 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step)
+            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id,
+            step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step
+               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id,
+               workflow_id, step
         from locked where ends or cancel_asked
     ), back as (
         update pgqueue.live_jobs j set
@@ -2550,7 +2567,8 @@ begin
             update pgqueue.workers w set lost_at = clock_timestamp() where w.id = v_worker.id;
             -- Waits until they have gone, and with them their locks.
             perform pg_terminate_backend(a.pid, 500) from pg_stat_activity a
-            where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database() and a.usename = current_user;
+            where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database()
+              and a.usename = current_user;
         end if;
         select array_agg(r.id) filter (where r.begun), array_agg(r.claim_token) filter (where r.begun),
                array_agg(r.id) filter (where not r.begun), array_agg(r.claim_token) filter (where not r.begun)
@@ -2571,7 +2589,8 @@ begin
         if v_idle is not null then
             perform pgqueue.record_jobs(v_idle, v_idle_tokens, false);
             v_gone := pgqueue.release_jobs(v_idle, v_idle_tokens, p_keep);
-            return query select v_worker.name, u, coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
+            return query select v_worker.name, u,
+                                coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
             from unnest(v_idle) u where u <> all (v_gone);
         end if;
     end loop;
@@ -2640,7 +2659,9 @@ declare
 begin
     perform pg_current_xact_id();
     with locked as materialized (
-        select k.id, k.attempt, k.worker_id, greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at, d.delay, d.error, d.traceback, d.changes::json as changes
+        select k.id, k.attempt, k.worker_id,
+               greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at,
+               d.delay, d.error, d.traceback, d.changes::json as changes
         from (select distinct on (u.id, u.token) *
               from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes, p_micros)
               u (id, token, delay, error, traceback, changes, micros) order by u.id, u.token) d
@@ -2649,8 +2670,10 @@ begin
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
             offset 0 for update of j) k
     ), story as (
-        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
-        select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error,
+            traceback)
+        select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json,
+               traceback
         from locked where changes -> 'snoozed' is null
     ), again as (
         update pgqueue.live_jobs j set
@@ -2661,15 +2684,19 @@ begin
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
             inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
-            kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
+            kwargs = case when l.changes -> 'kwargs' is null then j.kwargs
+                          else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
             options = case
                 when l.changes -> 'since' is null then coalesce(l.changes -> 'options', j.options)
                 when j.attempt - j.lost > 1 then
-                    (jsonb_build_object('since', l.begun_at) || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
-                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb || jsonb_build_object('since', l.begun_at))::json end,
-            expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
+                    (jsonb_build_object('since', l.begun_at)
+                     || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
+                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb
+                      || jsonb_build_object('since', l.begun_at))::json end,
+            expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision),
+                                  j.expires_at)
         from locked l where j.id = l.id
         returning j.id, j.queue, j.cancel_asked
     )
@@ -2834,16 +2861,19 @@ declare
 begin
     perform pg_current_xact_id();
     v_steps := array (select f.id from pgqueue.finished_jobs f
-                      where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired') and f.workflow_id is not null);
+                      where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
+                        and f.workflow_id is not null);
     if v_steps <> '{}' then
         v_steps := pgqueue.retry_steps(v_steps);
     end if;
     with gone as (
         delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
-          and not exists (select from pgqueue.workflow_results r where r.job_id = f.id)  -- stopped again by another step
+          -- Not what another step stopped again.
+          and not exists (select from pgqueue.workflow_results r where r.job_id = f.id)
         returning f.*
     ), again as (
-        insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers,
+                                       options,
                                        attempt, root_id, parent_id)
         select distinct on (id) id, nextval('pgqueue.job_seq'), clock_timestamp(), priority, 'available', queue, task,
                args, kwargs, headers, options, 0, root_id, parent_id
@@ -2923,7 +2953,8 @@ begin
     perform pg_current_xact_id();
     with due as materialized (
         select d.id, d.timer, nextval('pgqueue.job_seq') as place from (
-            select s.id, s.workflow_id is not null and s.task = any ('{pgqueue.sleep,pgqueue.wait_for,pgqueue.deadline}') as timer
+            select s.id, s.workflow_id is not null
+                         and s.task = any ('{pgqueue.sleep,pgqueue.wait_for,pgqueue.deadline}') as timer
             from pgqueue.live_jobs s
             where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
             order by s.run_at limit p_limit for update skip locked) d

@@ -3,11 +3,13 @@
 with recursive filled (queue) as (
     (select j.queue from pgqueue.live_jobs j where j.state = 'available' order by j.queue limit 1)
     union all
-    select (select j.queue from pgqueue.live_jobs j where j.state = 'available' and j.queue > f.queue order by j.queue limit 1)
+    select (select j.queue from pgqueue.live_jobs j where j.state = 'available' and j.queue > f.queue
+            order by j.queue limit 1)
     from filled f where f.queue is not null
 ), scheduled as (
     select s.queue, count(*) as n, min(s.run_at) as next_at
-    from (select j.queue, j.run_at from pgqueue.live_jobs j where j.state = 'scheduled' order by j.run_at limit %(cap)s) s
+    from (select j.queue, j.run_at from pgqueue.live_jobs j
+          where j.state = 'scheduled' order by j.run_at limit %(cap)s) s
     group by s.queue
 ), running as (
     select r.queue, count(*) as n
@@ -26,7 +28,8 @@ select q.queue,
        (select count(*) from (select from pgqueue.live_jobs j
                               where j.state = 'available' and j.queue = q.queue limit %(cap)s) counted),
        coalesce(s.n, 0), coalesce(r.n, 0), coalesce(v.n, 0),
-       (select extract(epoch from now() - min(coalesce(greatest(first.run_at, first.enqueued_at), first.enqueued_at)))::double precision
+       (select extract(epoch from now() -
+                        min(coalesce(greatest(first.run_at, first.enqueued_at), first.enqueued_at)))::double precision
         from generate_series(0, 9) p (priority)
         cross join lateral (select j.run_at, j.enqueued_at from pgqueue.live_jobs j
                             where j.state = 'available' and j.queue = q.queue and j.priority = p.priority::smallint
@@ -45,9 +48,9 @@ from pgqueue.workers w
 where w.stopped_at is null and w.lost_at is null and w.lease_expires_at > now()
 
 -- name: list_jobs
--- Newest first. Ids that tell their time stand between %(oldest)s and %(newest)s, and the index on ids gives the last of them;
--- ids that people chose stand elsewhere, and all of those are read. Filters that are null do not count. What was enqueued
--- since then is not to be deleted before then: older partitions are left out.
+-- Newest first. Ids that tell their time stand between %(oldest)s and %(newest)s, and the index on ids gives the last
+-- of them; ids that people chose stand elsewhere, and all of those are read. Filters that are null do not count. What
+-- was enqueued since then is not to be deleted before then: older partitions are left out.
 with newest as (
     (select a.id, a.state, a.task, a.queue, a.priority, a.attempt, a.enqueued_at, a.run_at, a.started_at, a.finished_at,
             a.worker_id, a.error_type, a.error
@@ -84,7 +87,8 @@ order by n.enqueued_at desc, n.id desc
 limit %(limit)s
 
 -- name: show_job
-select a.id, a.state, a.task, a.queue, a.priority, a.args::text, a.kwargs::text, a.result::text, a.error_type, a.error, a.traceback,
+select a.id, a.state, a.task, a.queue, a.priority, a.args::text, a.kwargs::text, a.result::text, a.error_type, a.error,
+       a.traceback,
        a.attempt, a.lost, a.enqueued_at, a.run_at, a.started_at, a.finished_at, a.expires_at, a.delete_after,
        a.worker_id, w.name, a.headers::text, a.options::text, a.progress::text, a.root_id, a.parent_id, now()
 from pgqueue.all_jobs a
@@ -102,7 +106,8 @@ order by t.ended_at
 -- name: job_prospects
 -- What stands between a live job and its run. Those ahead of it are counted up to %(cap)s.
 select j.state, j.cancel_asked, j.attempt, j.expires_at <= now(),
-       extract(epoch from j.run_at - now())::double precision, extract(epoch from now() - j.started_at)::double precision,
+       extract(epoch from j.run_at - now())::double precision,
+       extract(epoch from now() - j.started_at)::double precision,
        (select count(*) from pgqueue.workers w
         where w.stopped_at is null and w.lost_at is null and w.lease_expires_at > now() and j.queue = any (w.queues)),
        (select count(*) from pgqueue.workers w
@@ -110,10 +115,12 @@ select j.state, j.cancel_asked, j.attempt, j.expires_at <= now(),
           and j.task = any (w.tasks)),
        case when j.state = 'available' then
            (select count(*) from (
-               (select from pgqueue.live_jobs a where a.state = 'available' and a.queue = j.queue and a.priority > j.priority
+               (select from pgqueue.live_jobs a where a.state = 'available' and a.queue = j.queue
+                  and a.priority > j.priority
                 limit %(cap)s)
                union all
-               (select from pgqueue.live_jobs a where a.state = 'available' and a.queue = j.queue and a.priority = j.priority
+               (select from pgqueue.live_jobs a where a.state = 'available' and a.queue = j.queue
+                  and a.priority = j.priority
                   and a.seq < j.seq limit %(cap)s)) ahead)
        end,
        w.name, w.lost_at is not null or w.stopped_at is not null, w.lease_expires_at < now(),

@@ -13,7 +13,8 @@ begin
 end $$;
 drop table pgqueue.live_jobs, pgqueue.finished_jobs, pgqueue.attempts, pgqueue.workers;
 drop function pgqueue.wake_queues, pgqueue.fall_asleep, pgqueue.wake_up, pgqueue.is_finished, pgqueue.enqueue_job,
-    pgqueue.enqueue_jobs, pgqueue.enqueue, pgqueue.new_job_id, pgqueue.stage_jobs, pgqueue.claim_jobs, pgqueue.first_places,
+    pgqueue.enqueue_jobs, pgqueue.enqueue, pgqueue.new_job_id, pgqueue.stage_jobs, pgqueue.claim_jobs,
+    pgqueue.first_places,
     pgqueue.finish_jobs, pgqueue.retry_jobs, pgqueue.release_jobs, pgqueue.front_place, pgqueue.lose_jobs,
     pgqueue.record_jobs, pgqueue.lease_ends, pgqueue.rescue_jobs, pgqueue.renew_lease, pgqueue.stop_worker,
     pgqueue.cancel_jobs, pgqueue.revive_jobs, pgqueue.ensure_partitions, pgqueue.queue_key;

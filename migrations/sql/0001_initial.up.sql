@@ -17,7 +17,7 @@ create table pgqueue.live_jobs (
     lost          smallint    not null default 0,      -- attempts that ended with their worker
     waited_for    boolean     not null default false,  -- somebody waits for the result
     cancel_asked  boolean     not null default false,
-    begun         boolean,                             -- true: recorded that this attempt began; false: to be recorded first
+    begun         boolean,                             -- true: recorded that it began; false: to be recorded first
     state         text        not null,                -- waiting, scheduled, available, running
     queue         text        not null,
     task          text        not null,
@@ -79,7 +79,8 @@ create table pgqueue.finished_jobs (
 
 create index finished_jobs_id on pgqueue.finished_jobs (id);
 create index finished_jobs_parent on pgqueue.finished_jobs (parent_id) where parent_id is not null;
-create table pgqueue.finished_jobs_forever partition of pgqueue.finished_jobs for values from ('infinity') to (maxvalue);
+create table pgqueue.finished_jobs_forever partition of pgqueue.finished_jobs
+    for values from ('infinity') to (maxvalue);
 
 -- One row per attempt that did not succeed.
 create table pgqueue.attempts (
@@ -141,9 +142,9 @@ begin
     end loop;
 end $$;
 
--- Called on the LISTEN session. Of several idle workers one answers for each key. `keys`: those this session answers for,
--- of which it now holds the wake locks, too, if it is `asleep`: then it may sleep after one more look. `others`: keys of
--- these queues for which another session answers.
+-- Called on the LISTEN session. Of several idle workers one answers for each key. `keys`: those this session answers
+-- for, of which it now holds the wake locks, too, if it is `asleep`: then it may sleep after one more look. `others`:
+-- keys of these queues for which another session answers.
 create function pgqueue.fall_asleep(p_queues text[], out keys integer[], out others integer[], out asleep boolean)
 language plpgsql set search_path = pg_catalog, pgqueue, pg_temp as $$
 declare
@@ -187,7 +188,8 @@ begin
 end $$;
 
 create function pgqueue.enqueue_job(
-    p_id uuid, p_task text, p_queue text, p_priority integer, p_args json, p_kwargs json, p_headers json, p_options json,
+    p_id uuid, p_task text, p_queue text, p_priority integer, p_args json, p_kwargs json, p_headers json,
+    p_options json,
     p_delay double precision, p_eta timestamptz, p_expires_in double precision, p_expires_at timestamptz,
     p_root_id uuid, p_parent_id uuid, p_own_id boolean
 ) returns boolean
@@ -270,10 +272,12 @@ declare
     v_id uuid := coalesce(task_id, pgqueue.new_job_id());
 begin
     if task is null or length(task) not between 1 and 255 or task !~ '^[^[:cntrl:][:space:]]+$' then
-        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %', coalesce(quote_literal(regexp_replace(left(task, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
+        raise exception 'task: a name of 1 to 255 characters without spaces is needed, got %',
+            coalesce(quote_literal(regexp_replace(left(task, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif queue is null or queue !~ '^[A-Za-z0-9_.:-]{1,128}$' then
-        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %', coalesce(quote_literal(regexp_replace(left(queue, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
+        raise exception 'queue: 1 to 128 of A-Z a-z 0-9 _ . : - are needed, got %',
+            coalesce(quote_literal(regexp_replace(left(queue, 60), '[[:cntrl:]]', ' ', 'g')), 'NULL')
             using errcode = 'invalid_parameter_value';
     elsif priority is null or priority not between 0 and 9 then
         raise exception 'priority: 0 to 9 (9 runs first) is needed, got %', coalesce(priority::text, 'NULL')
@@ -287,14 +291,16 @@ begin
     elsif headers is not null and jsonb_typeof(headers) <> 'object' then
         raise exception 'headers: a JSON object is needed, got %', jsonb_typeof(headers)
             using errcode = 'invalid_parameter_value';
-    elsif octet_length(args::text) + octet_length(kwargs::text) + coalesce(octet_length(headers::text), 0) > 1048576 then
+    elsif octet_length(args::text) + octet_length(kwargs::text)
+          + coalesce(octet_length(headers::text), 0) > 1048576 then
         raise exception 'args: arguments are larger than 1048576 bytes; store them and pass their key'
             using errcode = 'program_limit_exceeded';
     elsif countdown is not null and eta is not null then
         raise exception 'countdown: give countdown or eta, not both' using errcode = 'invalid_parameter_value';
     elsif countdown < interval '0' or countdown > interval '10 years' or not isfinite(eta) or not isfinite(expires)
           or eta > clock_timestamp() + interval '10 years' then
-        raise exception 'countdown, eta, expires: 0 to 10 years from now are needed' using errcode = 'invalid_parameter_value';
+        raise exception 'countdown, eta, expires: 0 to 10 years from now are needed'
+            using errcode = 'invalid_parameter_value';
     end if;
     if not pgqueue.enqueue_job(
         v_id, task, queue, priority, nullif(args, '[]')::json, nullif(kwargs, '{}')::json, headers::json, null,
@@ -309,7 +315,8 @@ end $$;
 -- fraction is a quarter of a microsecond, so that the ids that one session makes ascend.
 create function pgqueue.new_job_id() returns uuid
 language sql volatile parallel safe
-return (overlay(lpad(to_hex((extract(epoch from clock_timestamp()) * 4096000)::bigint), 15, '0') placing '7' from 13 for 0)
+return (overlay(lpad(to_hex((extract(epoch from clock_timestamp()) * 4096000)::bigint), 15, '0')
+                placing '7' from 13 for 0)
         || substr(gen_random_uuid()::text, 20))::uuid;
 
 
@@ -329,7 +336,8 @@ begin
     perform pg_current_xact_id();
     with due as materialized (
         select d.id, d.timer, nextval('pgqueue.job_seq') as place from (
-            select s.id, s.workflow_id is not null and s.task = any ('{pgqueue.sleep,pgqueue.wait_for,pgqueue.deadline}') as timer
+            select s.id, s.workflow_id is not null
+                         and s.task = any ('{pgqueue.sleep,pgqueue.wait_for,pgqueue.deadline}') as timer
             from pgqueue.live_jobs s
             where s.state = 'scheduled' and s.run_at > p_due_after and s.run_at <= v_now
             order by s.run_at limit p_limit for update skip locked) d
@@ -348,10 +356,11 @@ end $$;
 
 
 -- available -> running, attempt + 1, claim token ----------------------------------------------------------------------
--- A lane is (queue, priority) with a range of places. The first row returned is the look itself: its transaction id, its
--- snapshot, and the last place drawn, from which the claimer derives its low-water mark, and the seconds to
--- the next due job. The snapshot's xmax would not do: transactions that are still open may have higher ids. To be called
--- in a transaction of its own. Claims commit asynchronously: losing one re-runs the job, and the random token fences the lost claim off.
+-- A lane is (queue, priority) with a range of places. The first row returned is the look itself: its transaction id,
+-- its snapshot, and the last place drawn, from which the claimer derives its low-water mark, and the seconds to the
+-- next due job. The snapshot's xmax would not do: transactions that are still open may have higher ids. To be called in
+-- a transaction of its own. Claims commit asynchronously: losing one re-runs the job, and the random token fences the
+-- lost claim off.
 
 create function pgqueue.claim_jobs(
     p_worker_id bigint, p_token bigint, p_queues text[], p_priorities smallint[], p_after bigint[], p_before bigint[],
@@ -382,7 +391,8 @@ begin
     perform 1 from pgqueue.workers w where w.id = p_worker_id and w.lost_at is null and w.stopped_at is null
     for key share;
     if not found then
-        raise exception 'worker % is not registered, has stopped or was declared lost', p_worker_id using errcode = 'PGQ01';
+        raise exception 'worker % is not registered, has stopped or was declared lost', p_worker_id
+            using errcode = 'PGQ01';
     end if;
 
     select s.run_at into v_due from pgqueue.live_jobs s
@@ -449,10 +459,12 @@ end $$;
 -- running -> succeeded, failed, cancelled, expired -------------------------------------------------------------------
 -- The claim's instant becomes the one at which the attempt began, by the time it ran as its process measured it.
 -- Fenced by id and token, locked in id order. No index may match the fence, or the planner prefers it: hence
--- `state || ''`. Found again by id, never by ctid: a row that changed between snapshot and lock would be kept twice. Returns the ids that did not match: leases lost meanwhile.
+-- `state || ''`. Found again by id, never by ctid: a row that changed between snapshot and lock would be kept twice.
+-- Returns the ids that did not match: leases lost meanwhile.
 
 create function pgqueue.finish_jobs(
-    p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[], p_keep interval,
+    p_ids uuid[], p_tokens bigint[], p_state text, p_results text[], p_errors text[], p_tracebacks text[],
+    p_keep interval,
     p_micros bigint[] default null
 ) returns uuid[]
 language plpgsql
@@ -484,13 +496,16 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id, parent_id, workflow_id, step)
+            priority, lost, state, queue, task, args, kwargs, headers, options, result, error, traceback, root_id,
+            parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, begun_at, v_now, v_keep, worker_id, attempt,
-               priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json, traceback,
+               priority, lost, p_state, queue, task, args, kwargs, headers, options, result::json, error::json,
+               traceback,
                root_id, parent_id, workflow_id, step
         from locked
     ), story as (
-        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error,
+            traceback)
         select id, attempt, 'failed', worker_id, begun_at, v_now, v_keep, error::json, traceback
         from locked where p_state = 'failed'
     )
@@ -500,8 +515,8 @@ begin
            array_agg(id) filter (where workflow_id is not null)
     into v_count, v_woken, v_gone, v_done, v_steps
     from locked;
-    -- By place is the cheap way, but a row that another session updated meanwhile (to wait for it, say) has moved to a
-    -- place that the statement could not see.
+    -- A row that another session updated between the statement's snapshot and its lock (to wait for it, say) can escape
+    -- its `gone`.
     if v_gone < v_count then
         delete from pgqueue.live_jobs where id = any (v_done);
     end if;
@@ -516,11 +531,12 @@ end $$;
 
 -- running -> scheduled or available: the job's own retry --------------------------------------------------------------
 -- One that was asked to stop meanwhile is cancelled instead.
--- p_changes: null or {"args", "kwargs", "queue", "priority", "options", "expires_in"} that replace the job's. "snoozed": the
--- attempt does not count. "since": note in the options when the job began for the first time.
+-- p_changes: null or {"args", "kwargs", "queue", "priority", "options", "expires_in"} that replace the job's.
+-- "snoozed": the attempt does not count. "since": note in the options when the job began for the first time.
 
 create function pgqueue.retry_jobs(
-    p_ids uuid[], p_tokens bigint[], p_delays double precision[], p_errors text[], p_tracebacks text[], p_changes text[],
+    p_ids uuid[], p_tokens bigint[], p_delays double precision[], p_errors text[], p_tracebacks text[],
+    p_changes text[],
     p_keep interval, p_micros bigint[] default null
 ) returns uuid[]
 language plpgsql
@@ -535,7 +551,9 @@ declare
 begin
     perform pg_current_xact_id();
     with locked as materialized (
-        select k.id, k.attempt, k.worker_id, greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at, d.delay, d.error, d.traceback, d.changes::json as changes
+        select k.id, k.attempt, k.worker_id,
+               greatest(k.started_at, v_now - d.micros * interval '1 microsecond') as begun_at,
+               d.delay, d.error, d.traceback, d.changes::json as changes
         from (select distinct on (u.id, u.token) *
               from unnest(p_ids, p_tokens, p_delays, p_errors, p_tracebacks, p_changes, p_micros)
               u (id, token, delay, error, traceback, changes, micros) order by u.id, u.token) d
@@ -544,8 +562,10 @@ begin
             where j.id = d.id and j.claim_token = d.token and j.state || '' = 'running'
             offset 0 for update of j) k
     ), story as (
-        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error, traceback)
-        select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json, traceback
+        insert into pgqueue.attempts (job_id, attempt, outcome, worker_id, started_at, ended_at, delete_after, error,
+            traceback)
+        select id, attempt, 'retried', worker_id, begun_at, v_now, coalesce(v_now + p_keep, 'infinity'), error::json,
+               traceback
         from locked where changes -> 'snoozed' is null
     ), again as (
         update pgqueue.live_jobs j set
@@ -556,15 +576,19 @@ begin
             worker_id = null, claim_token = null, started_at = null, progress = null,
             args = case when l.changes -> 'args' is null then j.args else nullif(l.changes ->> 'args', '[]')::json end,
             inputs = case when l.changes -> 'args' is null and l.changes -> 'kwargs' is null then j.inputs end,
-            kwargs = case when l.changes -> 'kwargs' is null then j.kwargs else nullif(l.changes ->> 'kwargs', '{}')::json end,
+            kwargs = case when l.changes -> 'kwargs' is null then j.kwargs
+                          else nullif(l.changes ->> 'kwargs', '{}')::json end,
             queue = coalesce(l.changes ->> 'queue', j.queue),
             priority = coalesce((l.changes ->> 'priority')::smallint, j.priority),
             options = case
                 when l.changes -> 'since' is null then coalesce(l.changes -> 'options', j.options)
                 when j.attempt - j.lost > 1 then
-                    (jsonb_build_object('since', l.begun_at) || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
-                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb || jsonb_build_object('since', l.begun_at))::json end,
-            expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision), j.expires_at)
+                    (jsonb_build_object('since', l.begun_at)
+                     || coalesce(l.changes -> 'options', j.options, '{}')::jsonb)::json
+                else (coalesce(l.changes -> 'options', j.options, '{}')::jsonb
+                      || jsonb_build_object('since', l.begun_at))::json end,
+            expires_at = coalesce(v_now + make_interval(secs => (l.changes ->> 'expires_in')::double precision),
+                                  j.expires_at)
         from locked l where j.id = l.id
         returning j.id, j.queue, j.cancel_asked
     )
@@ -575,7 +599,7 @@ begin
     return array (select u from unnest(p_ids) u where u <> all (coalesce(v_done, '{}')));
 end $$;
 
--- running -> available, at the front of its lane, as if it had not been claimed ----------------------------------------
+-- running -> available, at the front of its lane, as if it had not been claimed ---------------------------------------
 -- One that was asked to stop meanwhile is cancelled.
 
 create function pgqueue.release_jobs(p_ids uuid[], p_tokens bigint[], p_keep interval) returns uuid[]
@@ -617,7 +641,8 @@ return case when p_seq < 0 then p_seq else p_seq - 4611686018427387904 end;
 
 -- running without a live worker -> available, or failed --------------------------------------------------------------
 
-create function pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[], p_reason text, p_keep interval)
+create function pgqueue.lose_jobs(p_ids uuid[], p_tokens bigint[], p_lost_limit integer, p_at_most_once text[],
+    p_reason text, p_keep interval)
 returns table (id uuid, outcome text)
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -635,7 +660,8 @@ begin
         select k.*, (k.lost + 1 >= p_lost_limit or k.task = any (p_at_most_once)) as ends,
                case when k.cancel_asked then 'cancelled' else 'failed' end as final,
                json_build_object('type', 'pgqueue.errors.WorkerLostError', 'message',
-                   p_reason || case when k.task = any (p_at_most_once) then '; the task runs at most once (acks_late=False)'
+                   p_reason || case when k.task = any (p_at_most_once)
+                                    then '; the task runs at most once (acks_late=False)'
                                     when k.lost = 0 then '; lost once'
                                     else format('; lost %s times', k.lost + 1) end) as error
         from (select distinct u.id, u.token from unnest(p_ids, p_tokens) u (id, token) order by u.id) d
@@ -651,9 +677,11 @@ begin
     ), kept as (
         insert into pgqueue.finished_jobs (
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
-            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step)
+            priority, lost, state, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id,
+            step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id, workflow_id, step
+               priority, lost + 1, final, queue, task, args, kwargs, headers, options, error, root_id, parent_id,
+               workflow_id, step
         from locked where ends or cancel_asked
     ), back as (
         update pgqueue.live_jobs j set
@@ -678,9 +706,9 @@ begin
 end $$;
 
 -- Which attempts have begun is known for certain where that was recorded: before they began where `claim_jobs` said
--- `careful` and for tasks that must not run again, after a moment for others. So one that was not recorded has not begun,
--- or ran for a moment only: it goes back as if it had not been claimed, and is recorded before it begins from then on.
--- Returns the ids that matched the fence.
+-- `careful` and for tasks that must not run again, after a moment for others. So one that was not recorded has not
+-- begun, or ran for a moment only: it goes back as if it had not been claimed, and is recorded before it begins from
+-- then on. Returns the ids that matched the fence.
 create function pgqueue.record_jobs(p_ids uuid[], p_tokens bigint[], p_begun boolean) returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp
@@ -699,8 +727,8 @@ begin
     return v_ids;
 end $$;
 
--- When a worker counts as dead that has not been heard of since: an outage of the server is not held against anyone. Its
--- lease begins anew with the server.
+-- When a worker counts as dead that has not been heard of since: an outage of the server is not held against anyone.
+-- Its lease begins anew with the server.
 create function pgqueue.lease_ends(p_heartbeat_at timestamptz, p_lease_expires_at timestamptz) returns timestamptz
 language sql stable parallel safe
 return case when isfinite(p_lease_expires_at)
@@ -708,8 +736,8 @@ return case when isfinite(p_lease_expires_at)
             else p_lease_expires_at end;
 
 -- Declares workers whose lease ran out dead, ends their database sessions, and gives their jobs back, a bounded number
--- at a time. Any worker may call it; each dead worker is handled by one caller at a time. A job whose row is locked waits
--- for another call. It runs where leases are renewed, and so waits for no lock longer than two seconds.
+-- at a time. Any worker may call it; each dead worker is handled by one caller at a time. A job whose row is locked
+-- waits for another call. It runs where leases are renewed, and so waits for no lock longer than two seconds.
 create function pgqueue.rescue_jobs(p_lost_limit integer, p_limit integer, p_keep interval)
 returns table (worker text, id uuid, outcome text)
 language plpgsql
@@ -734,7 +762,8 @@ begin
             update pgqueue.workers w set lost_at = clock_timestamp() where w.id = v_worker.id;
             -- Waits until they have gone, and with them their locks.
             perform pg_terminate_backend(a.pid, 500) from pg_stat_activity a
-            where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database() and a.usename = current_user;
+            where a.application_name = 'pgqueue/' || v_worker.id and a.datname = current_database()
+              and a.usename = current_user;
         end if;
         select array_agg(r.id) filter (where r.begun), array_agg(r.claim_token) filter (where r.begun),
                array_agg(r.id) filter (where not r.begun), array_agg(r.claim_token) filter (where not r.begun)
@@ -755,17 +784,19 @@ begin
         if v_idle is not null then
             perform pgqueue.record_jobs(v_idle, v_idle_tokens, false);
             v_gone := pgqueue.release_jobs(v_idle, v_idle_tokens, p_keep);
-            return query select v_worker.name, u, coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
+            return query select v_worker.name, u,
+                                coalesce((select j.state from pgqueue.live_jobs j where j.id = u), 'cancelled')
             from unnest(v_idle) u where u <> all (v_gone);
         end if;
     end loop;
 end $$;
 
 
--- Workers --------------------------------------------------------------------------------------------------------------
+-- Workers -------------------------------------------------------------------------------------------------------------
 
 -- Renews the lease; null when the worker was declared lost. Otherwise the ids of its jobs that were asked to stop.
-create function pgqueue.renew_lease(p_worker_id bigint, p_lease interval, p_running integer, p_finished bigint) returns uuid[]
+create function pgqueue.renew_lease(p_worker_id bigint, p_lease interval, p_running integer, p_finished bigint)
+    returns uuid[]
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
 begin
@@ -781,8 +812,8 @@ begin
                   where j.state || '' = 'running' and j.worker_id = p_worker_id and j.cancel_asked);
 end $$;
 
--- Signs a worker off; false when it still holds jobs, whose outcomes it could not write or whose claim it never heard of.
--- Then it is as good as dead: its lease is over, and the next rescuer gives them back.
+-- Signs a worker off; false when it still holds jobs, whose outcomes it could not write or whose claim it never heard
+-- of. Then it is as good as dead: its lease is over, and the next rescuer gives them back.
 create function pgqueue.stop_worker(p_worker_id bigint, p_finished bigint) returns boolean
 language plpgsql
 set search_path = pg_catalog, pgqueue, pg_temp set enable_seqscan = off set jit = off as $$
@@ -828,7 +859,8 @@ begin
             id, seq, enqueued_at, run_at, expires_at, started_at, finished_at, delete_after, worker_id, attempt,
             priority, lost, state, queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step)
         select id, seq, enqueued_at, run_at, expires_at, started_at, v_now, v_keep, worker_id, attempt,
-               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id, workflow_id, step
+               priority, lost, 'cancelled', queue, task, args, kwargs, headers, options, root_id, parent_id,
+               workflow_id, step
         from locked where state <> 'running'
     ), asked as (
         update pgqueue.live_jobs j set cancel_asked = true
@@ -863,16 +895,19 @@ declare
 begin
     perform pg_current_xact_id();
     v_steps := array (select f.id from pgqueue.finished_jobs f
-                      where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired') and f.workflow_id is not null);
+                      where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
+                        and f.workflow_id is not null);
     if v_steps <> '{}' then
         v_steps := pgqueue.retry_steps(v_steps);
     end if;
     with gone as (
         delete from pgqueue.finished_jobs f where f.id = any (p_ids) and f.state in ('failed', 'cancelled', 'expired')
-          and not exists (select from pgqueue.workflow_results r where r.job_id = f.id)  -- stopped again by another step
+          -- Not what another step stopped again.
+          and not exists (select from pgqueue.workflow_results r where r.job_id = f.id)
         returning f.*
     ), again as (
-        insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers, options,
+        insert into pgqueue.live_jobs (id, seq, enqueued_at, priority, state, queue, task, args, kwargs, headers,
+                                       options,
                                        attempt, root_id, parent_id)
         select distinct on (id) id, nextval('pgqueue.job_seq'), clock_timestamp(), priority, 'available', queue, task,
                args, kwargs, headers, options, 0, root_id, parent_id
@@ -886,7 +921,7 @@ begin
 end $$;
 
 
--- Partitions -----------------------------------------------------------------------------------------------------------
+-- Partitions ----------------------------------------------------------------------------------------------------------
 -- CREATE, then ATTACH: unlike CREATE ... PARTITION OF it does not queue for a lock that stops finishes.
 
 create function pgqueue.ensure_partitions(p_days integer) returns integer
@@ -901,13 +936,18 @@ begin
     if not pg_try_advisory_xact_lock(hashtext('pgqueue/partitions'), 0) then
         return 0;
     end if;
-    for v_day in select d::date from generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + p_days, '1 day') d loop
+    for v_day in
+        select d::date
+        from generate_series((now() at time zone 'UTC')::date, (now() at time zone 'UTC')::date + p_days, '1 day') d
+    loop
         foreach v_table in array array['finished_jobs', 'attempts'] loop
             v_name := v_table || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(format('pgqueue.%I', v_name)) is not null;
-            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including constraints)', v_name, v_table);
+            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including constraints)',
+                           v_name, v_table);
             execute format('alter table pgqueue.%I attach partition pgqueue.%I for values from (%L) to (%L)',
-                           v_table, v_name, v_day::timestamp at time zone 'UTC', (v_day + 1)::timestamp at time zone 'UTC');
+                           v_table, v_name, v_day::timestamp at time zone 'UTC',
+                           (v_day + 1)::timestamp at time zone 'UTC');
             v_made := v_made + 1;
         end loop;
     end loop;
@@ -921,7 +961,8 @@ create view pgqueue.all_jobs as
 select id, state, task, queue, priority, args, kwargs, null::json as result,
        null::text as error_type, null::text as error, null::text as traceback,
        attempt, lost, enqueued_at, run_at, started_at, null::timestamptz as finished_at, expires_at,
-       null::timestamptz as delete_after, worker_id, headers, options, progress, root_id, parent_id, seq, workflow_id, step
+       null::timestamptz as delete_after, worker_id, headers, options, progress, root_id, parent_id, seq, workflow_id,
+       step
 from pgqueue.live_jobs
 union all
 select id, state, task, queue, priority, args, kwargs, result,
@@ -931,7 +972,7 @@ select id, state, task, queue, priority, args, kwargs, result,
 from pgqueue.finished_jobs;
 
 comment on view pgqueue.all_jobs is 'Every job, live and finished. Part of the public contract.';
-comment on table pgqueue.live_jobs is 'Jobs that are not finished: scheduled, available, running.';
+comment on table pgqueue.live_jobs is 'Jobs that are not finished: waiting, scheduled, available, running.';
 comment on table pgqueue.finished_jobs is 'Jobs that are finished, with result or error, until delete_after.';
 comment on table pgqueue.attempts is 'Attempts that did not succeed, with their errors.';
 comment on table pgqueue.workers is 'Worker processes, their leases, what they serve.';
