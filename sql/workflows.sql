@@ -1,9 +1,9 @@
 -- name: insert_workflow
--- A whole workflow, or more steps for one that runs, in one statement. Texts are joined by the unit separator, which neither
--- names nor JSON hold; a column that is null for all is null as a whole.
+-- A whole workflow, or more steps for one that runs, in one statement. Texts are joined by the unit separator, which
+-- neither names nor JSON hold; a column that is null for all is null as a whole.
 select pgqueue.enqueue_workflow(
-    %(workflow_id)s::uuid, %(name)s::text, make_interval(secs => %(keep)s::double precision), %(deadline_in)s::double precision,
-    %(existing)s::boolean,
+    %(workflow_id)s::uuid, %(name)s::text, make_interval(secs => %(keep)s::double precision),
+    %(deadline_in)s::double precision, %(existing)s::boolean,
     %(ids)s::uuid[], string_to_array(%(tasks)s::text, E'\x1f'), string_to_array(%(queues)s::text, E'\x1f'),
     %(priorities)s::smallint[], string_to_array(%(args)s::text, E'\x1f', ''),
     string_to_array(%(kwargs)s::text, E'\x1f', ''), string_to_array(%(headers)s::text, E'\x1f', ''),
@@ -124,7 +124,9 @@ where n.workflow_id = %(workflow_id)s and n.name = any (%(names)s::text[])
 -- name: step_outcomes
 -- How those steps ended that did, the first first.
 select r.job_id::text, r.step, r.state, r.result::text, r.error::text, r.propagated
-from pgqueue.workflows w cross join lateral unnest(pgqueue.step_ids(w)) i (id) join pgqueue.workflow_results r on r.job_id = i.id
+from pgqueue.workflows w
+cross join lateral unnest(pgqueue.step_ids(w)) i (id)
+join pgqueue.workflow_results r on r.job_id = i.id
 where w.id = %(workflow_id)s
 order by r.finished_at, r.job_id
 
