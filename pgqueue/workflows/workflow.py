@@ -264,9 +264,9 @@ class Workflow:
         raise ConfigurationError(f"{self!r} belongs to no application; pass app=…")
 
     def _ready(self) -> tuple[Owner, Workflows]:
-        client = self._client
         if not self._parts:
             raise GraphError(f"{self!r} has no step")
+        client = self._client
         if client.is_eager():
             raise ConfigurationError(
                 "task_always_eager: a Workflow waits and decides in the database; run it with app.worker() instead"

@@ -241,6 +241,11 @@ def test_a_graph_that_does_not_fit_together(
     assert _rows(dsn) == (0, 0)
 
 
+def test_without_steps_it_needs_no_application_to_say_so() -> None:
+    with pytest.raises(GraphError, match="<Workflow alone: > has no step"):
+        Workflow("alone").apply_async()
+
+
 def test_too_many_members(app: PgQueue, dsn: str, say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgqueue.graph.MAX_STEPS", 1000)
     with pytest.raises(LimitExceeded, match="at most 1,000 steps"):
