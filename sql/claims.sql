@@ -37,10 +37,11 @@ from pgqueue.live_jobs j
 where j.state = 'running' and j.worker_id = %(worker_id)s and j.claim_token = any (%(tokens)s::bigint[])
 
 -- name: lose_jobs
--- Fenced; attempts that ended with the process that ran them.
+-- Fenced; attempts that ended with the process that ran them. The time limit is set in an argument: in a condition it
+-- would be after the function has run.
 select id, outcome from pgqueue.lose_jobs(
-    %(ids)s::uuid[], %(tokens)s::bigint[], %(lost_limit)s, %(at_most_once)s::text[], %(reason)s, %(keep)s)
-where set_config('lock_timeout', '2s', true) is not null
+    case when set_config('lock_timeout', '2s', true) is not null then %(ids)s::uuid[] end,
+    %(tokens)s::bigint[], %(lost_limit)s, %(at_most_once)s::text[], %(reason)s, %(keep)s)
 
 -- name: record_jobs
 -- Fenced; attempts that begin, or have run for a while: they count as lost if this worker dies.
@@ -52,10 +53,20 @@ where set_config('lock_timeout', '2s', true) is not null
 select worker, id, outcome from pgqueue.rescue_jobs(%(lost_limit)s, %(limit)s, %(keep)s)
 
 -- name: locked_jobs
--- Those of these jobs whose rows others have locked.
+-- Those of these jobs whose rows others have locked, or those of the steps that wait for them.
 with free as materialized (
-    select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) for update skip locked)
-select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) and j.id not in (select free.id from free)
+    select j.id from pgqueue.live_jobs j where j.id = any (%(ids)s::uuid[]) for update skip locked
+), behind as materialized (
+    select e.parent_id, e.child_id from pgqueue.workflow_edges e where e.parent_id = any (%(ids)s::uuid[])
+), open as materialized (
+    select w.job_id from pgqueue.workflow_joins w where w.job_id = any (array (select b.child_id from behind b))
+    for update skip locked
+)
+select j.id from pgqueue.live_jobs j
+where j.id = any (%(ids)s::uuid[])
+  and (j.id not in (select f.id from free f)
+       or exists (select from behind b join pgqueue.workflow_joins w on w.job_id = b.child_id
+                  where b.parent_id = j.id and b.child_id not in (select o.job_id from open o)))
 
 -- name: available_tasks
 -- Which of these tasks have jobs left in these queues.

@@ -30,8 +30,9 @@ select pgqueue.enqueue_workflow(
     %(children)s::uuid[], %(parents)s::uuid[], %(positions)s::integer[],
     string_to_array(%(kinds)s::text, E'\x1f'), string_to_array(%(policies)s::text, E'\x1f'),
     %(group_ids)s::uuid[], %(group_members)s::uuid[])
-from pgqueue.begin_replacement(%(id)s::uuid, %(token)s::bigint, %(last_id)s::uuid, %(workflow_id)s::uuid,
-                               make_interval(secs => %(keep)s::double precision)) r (id)
+from pgqueue.begin_replacement(
+    case when set_config('lock_timeout', '2s', true) is not null then %(id)s::uuid end, %(token)s::bigint,
+    %(last_id)s::uuid, %(workflow_id)s::uuid, make_interval(secs => %(keep)s::double precision)) r (id)
 where r.id is not null
 
 -- name: replace_task

@@ -244,7 +244,7 @@ def _change_each(
             for text in batch:
                 try:
                     wanted[text] = find_job(connection, session.queries, text)
-                except ValueError as error:
+                except (ValueError, click.UsageError) as error:
                     outcomes[text] = str(error)
             fresh = [each for each in dict.fromkeys(wanted.values()) if each not in seen]
             changed = change(connection, fresh) if fresh else {}

@@ -160,8 +160,8 @@ def retry(session: Session, ids: tuple[str, ...], as_json: bool) -> int:
 
 def _change_each(session: Session, ids: tuple[str, ...], as_json: bool, change: Callable[[str], int], done: str) -> int:
     told: list[dict[str, Any]] = []
-    for text in ids:
-        each = find_workflow(session, text)
+    wanted = [(text, find_workflow(session, text)) for text in ids]  # all are known before any is changed
+    for text, each in wanted:
         row = session.app.workflows.get(each)
         count = change(each) if row is not None else 0
         outcome = f"{count:,} step{'s' if count != 1 else ''} {done}"

@@ -33,6 +33,7 @@ from pgqueue.store.statement import Queries, Statement, run
 from pgqueue.store.workflows import replace_job
 from pgqueue.worker.held import Entry, Held, Recorded
 from pgqueue.worker.logs import about, first_line
+from pgqueue.worker.refusals import is_of_a_row, misses_a_partition
 from pgqueue.worker.session import PatientConnection
 
 __all__ = ["Completer"]
@@ -42,9 +43,6 @@ logger = logging.getLogger("pgqueue.worker")
 BATCH = 500
 # A burst waits for its own retries that are due within this time.
 BRIEF_RETRY_SECONDS = 10.0
-# Classes of errors that no row is to blame for: connection, transaction state, authorization, catalog, schema,
-# rollback, rights or syntax, resources, object state, intervention, system, configuration, internal.
-NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"})
 # Until outcomes that were set aside are looked at again: twice as long each time.
 LEAST_ASIDE_SECONDS, MOST_ASIDE_SECONDS = 0.1, 5.0
 ENDS = frozenset({"succeeded", "failed", "cancelled", "expired", "skipped"})
@@ -88,6 +86,7 @@ class Completer:
         self._aside_seconds = LEAST_ASIDE_SECONDS
         self._progress: dict[str, tuple[int, str]] = {}
         self._left_open: deque[Mapping[int, str]] = deque()
+        self._moves = threading.RLock()  # of outcomes between these, so that each counts
         self._wake = threading.Event()
         self._stopping = self._given_up = False
         self._may_end_transactions = True
@@ -100,7 +99,8 @@ class Completer:
     @property
     def pending(self) -> int:
         """Outcomes that are not written yet."""
-        return len(self._entries) + self.writing + len(self._set_aside)
+        with self._moves:
+            return len(self._entries) + self.writing + len(self._set_aside)
 
     @property
     def connected(self) -> bool:
@@ -152,8 +152,10 @@ class Completer:
                 if self._connection is None and (self.pending or self._progress or not self._stopping):
                     self._connection = self._connect()
                     self._on_written()
-                self._look_at_set_aside()
-                while self._entries or self._progress:
+                while True:
+                    self._look_at_set_aside()
+                    if not (self._entries or self._progress):
+                        break
                     self._write_some()
                     delay = 0.1
             except psycopg.Error as error:
@@ -178,11 +180,11 @@ class Completer:
         self._end_left_open()
         self._write_progress()
         entries = self._entries
-        # Some count twice for a moment, but none not at all.
-        count = self.writing = min(len(entries), BATCH)
+        with self._moves:
+            count = self.writing = min(len(entries), BATCH)
+            unwritten = [[entries.popleft() for _ in range(count)]]  # in parts; the last one is next
         if not count:
             return
-        unwritten = [[entries.popleft() for _ in range(count)]]  # in parts; the last one is next
         try:
             if self._set_aside:
                 # Somebody has rows locked, and perhaps some of these: to find that out at a write takes long.
@@ -192,9 +194,10 @@ class Completer:
                 unwritten[-1:] = [rest, head] if rest else [head]
                 unwritten[-1:] = self._write(head)
         finally:
-            for part in unwritten:
-                entries.extendleft(reversed(part))
-            self.writing = 0
+            with self._moves:
+                for part in unwritten:
+                    entries.extendleft(reversed(part))
+                self.writing = 0
         self._on_written()
 
     def _end_left_open(self) -> None:
@@ -217,7 +220,7 @@ class Completer:
             try:
                 self._run(update_progress(self._queries, job_id, token, progress))
             except psycopg.Error as error:
-                if not _is_of_a_row(error):
+                if not is_of_a_row(error):
                     raise
                 logger.warning("the progress of job %s cannot be stored: %s", job_id, str(error).strip())
             if self._progress.get(job_id) == (token, progress):
@@ -237,7 +240,7 @@ class Completer:
             locked = isinstance(error, psycopg.errors.LockNotAvailable)
             if locked and (free := self._without_locked(batch)) != batch:
                 return [free] if free else []
-            if not locked and not _is_of_a_row(error):
+            if not locked and not is_of_a_row(error):
                 raise
             if len(batch) == 1 and locked:  # what hangs together with it is locked, a workflow perhaps
                 self._put_aside(batch)
@@ -268,8 +271,9 @@ class Completer:
             self._aside_seconds = min(2 * self._aside_seconds, MOST_ASIDE_SECONDS)
             self._aside_until = now + self._aside_seconds
             locked = self._run(locked_jobs(self._queries, [held.job.id for held, _ in aside]))
-            self._entries.extendleft([entry for entry in reversed(aside) if entry[0].job.id not in locked])
-            self._set_aside = [entry for entry in aside if entry[0].job.id in locked]
+            with self._moves:
+                self._entries.extendleft([entry for entry in reversed(aside) if entry[0].job.id not in locked])
+                self._set_aside = [entry for entry in aside if entry[0].job.id in locked]
 
     def _record(self, batch: list[Entry]) -> None:
         begun = [held for held, _ in batch]
@@ -287,7 +291,7 @@ class Completer:
                 self._run(ensure_partitions(self._queries, self._partition_days))
             lost = self._run(self._statement(batch))
         except psycopg.errors.CheckViolation as error:
-            if not _misses_a_partition(error):
+            if not misses_a_partition(error):
                 raise
             if not self._run(ensure_partitions(self._queries, self._partition_days)):
                 time.sleep(0.1)  # another is making them
@@ -385,15 +389,3 @@ def _not_lost(batch: list[Entry], states: dict[Any, str]) -> list[str]:
         failed = "Task %s[%s] failed at attempt %d: WorkerLostError(%r)"
         logger.error(failed, job.task, job.id, job.attempt, reason, extra=about(job))
     return [held.job.id for held, _ in batch if held.job.id not in found]
-
-
-def _is_of_a_row(error: Exception) -> bool:
-    """Whether a row may be to blame: then the others can be written without it."""
-    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
-        return isinstance(error, ValueError | psycopg.DataError)  # what cannot even be sent
-    return error.sqlstate[:2] not in NOT_OF_A_ROW and not _misses_a_partition(error)
-
-
-def _misses_a_partition(error: psycopg.Error) -> bool:
-    """It has the code of a violated constraint, but names none."""
-    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None

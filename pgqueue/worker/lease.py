@@ -174,11 +174,15 @@ class Lease:
 
     def _rescue(self, connection: psycopg.Connection[Any]) -> None:
         statement = rescue_jobs(self._queries, self._lost_limit, RESCUE_BATCH, self._keep_seconds)
-        while rescued := run(connection, statement):
-            for worker, job_id, outcome in rescued[:20]:
-                logger.warning("worker %s died: job %s is %s", worker, job_id, outcome)
-            if len(rescued) > 20:
-                logger.warning("and %d more", len(rescued) - 20)
+        try:
+            while rescued := run(connection, statement):
+                for worker, job_id, outcome in rescued[:20]:
+                    logger.warning("worker %s died: job %s is %s", worker, job_id, outcome)
+                if len(rescued) > 20:
+                    logger.warning("and %d more", len(rescued) - 20)
+        except psycopg.errors.LockNotAvailable as error:
+            # A workflow that somebody has locked: no reason to give up one's own lease.
+            logger.warning("jobs of dead workers are given back later: %s", first_line(error))
 
     def _expire_predecessors(self, connection: psycopg.Connection[Any]) -> None:
         if self.worker_id is None:

@@ -331,7 +331,9 @@ class Pool:
     def give_up(self) -> None:
         """Decide the end of everything that still runs: it goes back in line, or is lost where it may run only once."""
         with self._lock:
-            entries: list[Entry] = [(held, held.end or ("released",)) for held in self._line.give_up()]
+            # Also what was recorded, or came back, since the line was drained.
+            waiting = [*self._line.give_up(), *self._line.drain()]
+            entries: list[Entry] = [(held, held.end or ("released",)) for held in waiting]
             for station in self.stations:
                 for held in station.sent.values():
                     once = station.has_begun(held) and self._at_most_once(held.job.task)

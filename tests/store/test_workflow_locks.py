@@ -5,7 +5,7 @@ import pytest
 
 from pgqueue.graph import NewStep, NewWorkflow
 from pgqueue.job import NewJob, new_job_id
-from pgqueue.store import workflows
+from pgqueue.store import claims, workflows
 from tests.store.graph import Graph
 from tests.support.process import wait_until
 
@@ -145,6 +145,36 @@ def test_what_is_released_while_a_workflow_is_run_on_is_counted(graph: Graph) ->
         wait_until(lambda: retried.done() or user.waits(store), what="the one who runs it on waits again")
     assert retried.result(10) == 1
     assert graph.run() == ["c"]
+
+
+def test_a_job_counts_as_locked_when_a_step_behind_it_is(graph: Graph) -> None:
+    graph.step("a").step("b").step("c", ["a"]).step("d", ["b"]).enqueue()
+    store = graph.store
+    found = graph.claim()
+    ids = [found[name].job.id for name in "ab"]
+    holder = store.session()
+    with holder.conn.transaction():
+        holder.rows("select from pgqueue.workflow_joins where job_id = %s for update", [graph.ids["d"]])
+        assert store.run(claims.locked_jobs(store.queries, ids)) == {found["b"].job.id}
+    assert store.run(claims.locked_jobs(store.queries, ids)) == set()
+
+
+def test_neither_a_loss_nor_a_replacement_waits_long_for_a_locked_row(graph: Graph) -> None:
+    graph.step("a").step("b").enqueue()
+    store = graph.store
+    found = graph.claim()
+    holder, loser, replacer = store.session(), store.session(), store.session()
+    new = NewStep(NewJob(new_job_id(), "t", "default"))
+    more = workflows.workflow_parameters(NewWorkflow(graph.id, [new], []), 60, existing=True)
+    replace = workflows.replace_job(replacer.queries, *found["b"].fence, {**more, "last_id": new.job.id})
+    with holder.conn.transaction():
+        holder.rows("select from pgqueue.live_jobs where id = %s for update", [graph.ids["a"]])
+        holder.rows("select from pgqueue.workflows where id = %s for update", [graph.id])
+        lost = loser.start(lambda: loser.lose([found["a"]]), store)
+        replaced = replacer.start(lambda: replacer.run(replace), store)
+        for waits in (lost, replaced):
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                waits.result(20)
 
 
 def test_of_two_who_add_a_step_of_one_name_the_second_is_refused(graph: Graph) -> None:

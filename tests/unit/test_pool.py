@@ -162,3 +162,17 @@ def test_a_cancelled_job_that_goes_on_is_ended_at_its_hard_limit_once() -> None:
     assert work.host.asked.count("kill") == 1
     work.pool.bury(work.station, "killed")
     assert [end[0] for _, end in work.ended] == ["cancelled"]
+
+
+def test_what_comes_back_after_the_line_was_drained_is_released_too() -> None:
+    work = Work(2)
+    work.pool.offer([held("returned")], careful=[held("recorded")])
+    assert work.pool.close() == []
+    work.pool.handle(work.station, ("returned", list(work.station.sent)))
+    work.record()
+    work.pool.give_up()
+    assert sorted((one.job.id, end) for one, end in work.ended) == [
+        ("recorded", ("released",)),
+        ("returned", ("released",)),
+    ]
+    assert work.pool.load == 0

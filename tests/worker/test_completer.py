@@ -203,6 +203,24 @@ def test_a_locked_row_keeps_nothing_else_from_being_written(writing: Writing, ca
     assert "is locked by another session" in caplog.text
 
 
+def test_what_was_locked_is_written_while_there_is_always_something_else_to_write(writing: Writing) -> None:
+    locked, *others = writing.claim(3_000)
+    with psycopg.connect(writing.store.dsn) as other:
+        other.execute("select 1 from pgqueue.live_jobs where id = %s for update", [locked.job.id])
+        writing.succeed([locked])
+        writing.completer.start()
+        wait_until(lambda: writing.completer._set_aside)
+
+    def bring_the_next() -> None:
+        if others and writing.completer._set_aside:
+            writing.succeed([others.pop()])
+
+    writing.completer._on_written = bring_the_next
+    writing.succeed([others.pop()])
+    writing.until_ended([locked])
+    assert others, "it was written before nothing else was left"
+
+
 def test_what_hangs_together_with_a_locked_row_is_found_by_halving(writing: Writing) -> None:
     store = writing.store
     store.rows("create table public.busy (id uuid primary key)")
