@@ -244,8 +244,12 @@ def _change_each(
             for text in batch:
                 try:
                     wanted[text] = find_job(connection, session.queries, text)
-                except (ValueError, click.UsageError) as error:
+                except ValueError as error:
                     outcomes[text] = str(error)
+                except click.UsageError as error:
+                    if not seen:
+                        raise
+                    outcomes[text] = str(error)  # those before it are changed already
             fresh = [each for each in dict.fromkeys(wanted.values()) if each not in seen]
             changed = change(connection, fresh) if fresh else {}
             rest = [each for each in fresh if each not in changed]
