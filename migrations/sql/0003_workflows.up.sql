@@ -134,8 +134,10 @@ begin
             raise exception 'workflow %: there is none of this id, or it was cancelled', p_workflow_id
                 using errcode = 'invalid_parameter_value';
         end if;
-        select n.name into v_taken from pgqueue.workflow_names n
-        where n.workflow_id = p_workflow_id and n.name = any (p_steps) order by n.name limit 1;
+        select s.name into v_taken from unnest(p_steps) s (name)
+        where exists (select from pgqueue.workflow_names n
+                      where n.workflow_id = p_workflow_id and n.name = s.name offset 0)
+        limit 1;
         if v_taken is not null then
             raise exception 'step %: the name is used twice, workflow % has a step of this name',
                 quote_literal(v_taken), p_workflow_id using errcode = 'invalid_parameter_value';

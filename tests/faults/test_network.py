@@ -12,6 +12,12 @@ from tests.faults.proxy import UNLISTEN, Link, Proxy
 
 pytestmark = pytest.mark.faults
 
+# A claimer holds the wake lock of its queue while it sleeps.
+ASLEEP = """select exists (
+    select from pg_locks l join pg_database d on d.oid = l.database
+    where d.datname = current_database() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock'
+      and l.classid::bigint = hashtext('pgqueue')::bigint & 4294967295)"""
+
 
 def _executes(statement: bytes) -> Callable[[Link, bytes], bool]:
     """Whether a message is the execution of a statement that its connection prepared or sent."""
@@ -96,6 +102,7 @@ def test_a_listener_that_hears_nothing_costs_no_more_than_the_poll_interval(stag
     with Proxy(stage.dsn) as proxy:
         worker = stage.worker("-c", "1", dsn=proxy.dsn, worker_poll_interval="0.5")
         (link,) = stage.wait("it listens", lambda: proxy.open_links(b"listen pgqueue"))
+        stage.wait("it sleeps, and asks nothing on that link", lambda: stage.value(ASLEEP))
         link.inject(UNLISTEN)
         stage.wait("it hears nothing", link.injected)
         for number in range(3):

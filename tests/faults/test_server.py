@@ -25,7 +25,7 @@ ROLES = {
 
 
 def test_every_session_of_a_worker_may_be_ended_at_any_time(stage: Stage) -> None:  # fault 11
-    worker = stage.worker("-c", "2")
+    worker = stage.worker("-c", "2", worker_lost_limit="1000")  # one job may be hit each time
     ended: dict[str, int] = dict.fromkeys(ROLES, 0)
     with stage.load() as load:
         for _ in range(6):
